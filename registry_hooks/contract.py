@@ -1,0 +1,100 @@
+"""Every name that Relay writes into the registry or the store: one module, so that nothing else spells them.
+
+`docs/registry-contract.md` describes the same names for people; a test keeps the two equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatch
+
+# Aliases on the registered model. MLflow's aliases are case-sensitive.
+ALIAS_PRODUCTION = "Production"
+ALIAS_CANDIDATE = "Candidate"
+ALIAS_LAST_GOOD = "LastGood"
+
+# Tags on a model version, set when it is created and never changed.
+TAG_STEP = "relay.step"
+TAG_CONFIG_HASH = "relay.config_hash"
+TAG_GIT_COMMIT = "relay.git_commit"
+TAG_GIT_DIRTY = "relay.git_dirty"
+TAG_BYTES = "relay.bytes"
+TAG_MANIFEST = "relay.manifest_sha256"
+TAG_GOLDEN = "relay.golden_sha256"
+TAG_DTYPE = "relay.dtype"
+TAG_SAVED_AT = "relay.saved_at"
+TAG_NONFINITE = "relay.nonfinite_metrics"
+
+# Tags on a model version that change during its life.
+TAG_STATE = "relay.state"
+TAG_REASON = "relay.reason"
+TAG_REFUSED_PREFIX = "relay.refused."
+
+# Tags on the registered model.
+TAG_SERVER_PREFIX = "relay.server."
+TAG_HOLD = "relay.hold"
+TAG_FREEZE = "relay.freeze"
+
+# Tag on the training run that `relay publish` makes when the Trainer made none.
+TAG_TRAINING_KEY = "relay.training_key"
+
+# Files of a published version, relative to its artifact root.
+MODEL_DIR = "model"
+TOKENIZER_DIR = "components/tokenizer"
+MANIFEST_FILE = "manifest.json"
+GOLDEN_FILE = "golden.json"
+MLMODEL_FILE = "MLmodel"
+WEIGHTS_PATTERN = "*.safetensors"
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+)
+# What may leave the training box. Optimizer, scheduler, RNG states and pickles never do.
+PUBLISHED_FILES = (
+    "config.json",
+    "generation_config.json",
+    *TOKENIZER_FILES,
+    WEIGHTS_PATTERN,
+    "*.safetensors.index.json",
+    "trainer_state.json",
+)
+PICKLE_FILES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
+
+
+def decisions_experiment(name: str) -> str:
+    """The experiment that holds one run per promotion decision of model `name`."""
+    return f"{name}/decisions"
+
+
+def deployments_experiment(name: str) -> str:
+    """The experiment that holds one run per reload of a server that follows model `name`."""
+    return f"{name}/deployments"
+
+
+def server_tag(server: str) -> str:
+    """The registered-model tag in which server `server` says what it serves."""
+    return TAG_SERVER_PREFIX + server
+
+
+def refused_tag(server: str) -> str:
+    """The version tag in which server `server` says why it refused that version."""
+    return TAG_REFUSED_PREFIX + server
+
+
+def published_files(names: Iterable[str]) -> list[str]:
+    """The file names of a checkpoint folder that are published, sorted; all others stay where they are."""
+    return sorted(name for name in names if any(fnmatch(name, pattern) for pattern in PUBLISHED_FILES))
+
+
+def look_alikes(aliases: Iterable[str], wanted: str) -> list[str]:
+    """Aliases that a person may have set in place of `wanted`: equal but for case or surrounding space."""
+    folded = wanted.strip().casefold()
+    return sorted(alias for alias in aliases if alias != wanted and alias.strip().casefold() == folded)

@@ -1,0 +1,206 @@
+"""Golden answers: what an engine said when the checkpoint was published, and whether another says the same.
+
+Pure; standard library only. The comparison is teacher-forced: the log-probability of every reference token, so
+one near-tie cannot send two good engines down different texts. Greedy tokens count only up to the first place
+where the two best tokens are closer than the tolerance.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from registry_hooks.errors import ManifestError
+
+FORMAT = 1
+MAX_GOLDEN_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GreedyToken:
+    """One token of a greedy continuation.
+
+    Attributes:
+        gap: Log-probability of this token minus that of the second best; at least 0.
+    """
+
+    text: str
+    gap: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoldenItem:
+    """One prompt and what an engine said of it.
+
+    Attributes:
+        token_logprobs: Natural-log probability of prompt tokens 1..T-1 (token 0 has no context).
+        greedy: The greedy continuation, at most a few tokens.
+    """
+
+    prompt: str
+    token_logprobs: tuple[float, ...]
+    greedy: tuple[GreedyToken, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoldenSet:
+    """Answers of one engine.
+
+    Attributes:
+        device: `cpu` or `cuda`, of the engine that answered.
+        dtype: `float32`, `bfloat16` or `float16`, in which it computed.
+    """
+
+    items: tuple[GoldenItem, ...]
+    device: str
+    dtype: str
+
+    @property
+    def mean_loss(self) -> float:
+        """Mean negative log-likelihood per token over all prompts, in nats."""
+        values = [value for item in self.items for value in item.token_logprobs]
+        return -math.fsum(values) / len(values)
+
+    def to_json(self) -> bytes:
+        """Bytes of `golden.json`."""
+        items = [
+            {
+                "prompt": item.prompt,
+                "token_logprobs": list(item.token_logprobs),
+                "greedy": [{"text": token.text, "gap": token.gap} for token in item.greedy],
+            }
+            for item in self.items
+        ]
+        document = {
+            "format": FORMAT,
+            "device": self.device,
+            "dtype": self.dtype,
+            "mean_loss": self.mean_loss,
+            "items": items,
+        }
+        return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tolerance:
+    """How far two good engines may differ, in nats per token.
+
+    Attributes:
+        mean: Bound on the mean absolute difference, and on the difference of the mean losses.
+        largest: Bound on the largest single difference.
+    """
+
+    mean: float
+    largest: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoldenVerdict:
+    """Whether the answers agree, the numbers, and a sentence for people."""
+
+    passed: bool
+    mean_difference: float
+    largest_difference: float
+    because: str
+
+
+def parse(data: bytes, *, expected_sha256: str | None = None) -> GoldenSet:
+    """Read `golden.json`.
+
+    Raises:
+        ManifestError: Another digest than the registry says, not our format, or numbers that are not finite.
+    """
+    actual = hashlib.sha256(data).hexdigest()
+    if expected_sha256 is not None and actual != expected_sha256:
+        raise ManifestError(
+            f"golden.json has digest {actual[:12]}…, the registry says {expected_sha256[:12]}…: it was changed after "
+            "publishing and the version was not served; publish the checkpoint again"
+        )
+    try:
+        document: Any = json.loads(data)
+        if document["format"] != FORMAT:
+            raise ManifestError(
+                f"golden.json of format {document['format']!r}: this Relay reads format {FORMAT}; upgrade"
+            )
+        golden = GoldenSet(
+            items=tuple(_item(item) for item in document["items"]),
+            device=str(document["device"]),
+            dtype=str(document["dtype"]),
+        )
+        finite = math.isfinite(golden.mean_loss)
+    except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
+        raise ManifestError(f"golden.json cannot be read ({error!r}): publish the checkpoint again") from error
+    if not finite:
+        raise ManifestError("golden.json holds answers that are not finite: publish the checkpoint again")
+    return golden
+
+
+def _item(item: Mapping[str, Any]) -> GoldenItem:
+    greedy = tuple(GreedyToken(text=str(token["text"]), gap=float(token["gap"])) for token in item["greedy"])
+    return GoldenItem(
+        prompt=str(item["prompt"]), token_logprobs=tuple(float(v) for v in item["token_logprobs"]), greedy=greedy
+    )
+
+
+def tolerance_for(recorded_dtype: str, observed_dtype: str) -> Tolerance:
+    """The tolerance for a pair of dtypes.
+
+    float32 engines differ by summation order only. Half-precision ones differ by rounding at every layer: bfloat16
+    keeps 8 bits of significand, and one unlikely token may move far while the mean hardly does.
+    """
+    if recorded_dtype == observed_dtype == "float32":
+        return Tolerance(mean=2e-3, largest=5e-2)
+    return Tolerance(mean=5e-2, largest=1.0)
+
+
+def compare(recorded: GoldenSet, observed: GoldenSet) -> GoldenVerdict:
+    """Say whether `observed` reproduces `recorded` within the tolerance of their dtypes."""
+    if len(recorded.items) != len(observed.items):
+        return _refuse(f"{len(observed.items)} prompts were answered, {len(recorded.items)} were recorded")
+    differences: list[float] = []
+    for number, (old, new) in enumerate(zip(recorded.items, observed.items, strict=True)):
+        if len(old.token_logprobs) != len(new.token_logprobs):
+            return _refuse(
+                f"prompt {number} has {len(new.token_logprobs) + 1} tokens here and had {len(old.token_logprobs) + 1} "
+                "at publishing: another tokenizer"
+            )
+        differences += [abs(a - b) for a, b in zip(old.token_logprobs, new.token_logprobs, strict=True)]
+    if not differences:
+        return _refuse("the golden set compares no token at all")
+    if not all(map(math.isfinite, differences)):
+        return _refuse("a log-probability is not finite")
+    return _judge(recorded, observed, differences)
+
+
+def _judge(recorded: GoldenSet, observed: GoldenSet, differences: list[float]) -> GoldenVerdict:
+    tolerance = tolerance_for(recorded.dtype, observed.dtype)
+    mean, largest = math.fsum(differences) / len(differences), max(differences)
+    measured = (
+        f"mean {mean:.2g} (at most {tolerance.mean:g}), largest {largest:.2g} (at most {tolerance.largest:g}) nats over "
+        f"{len(differences)} tokens, {recorded.dtype} on {recorded.device} recorded, "
+        f"{observed.dtype} on {observed.device} here"
+    )
+    passed = mean <= tolerance.mean and largest <= tolerance.largest
+    token = _first_wrong_token(recorded, observed, tolerance.largest) if passed else None
+    if token is not None:
+        passed, measured = False, f"{token}; {measured}"
+    because = f"golden answers {'reproduced' if passed else 'differ'}: {measured}"
+    return GoldenVerdict(passed=passed, mean_difference=mean, largest_difference=largest, because=because)
+
+
+def _first_wrong_token(recorded: GoldenSet, observed: GoldenSet, near_tie: float) -> str | None:
+    for number, (old, new) in enumerate(zip(recorded.items, observed.items, strict=True)):
+        for place, (expected, token) in enumerate(zip(old.greedy, new.greedy, strict=False)):
+            if expected.gap <= near_tie:
+                break
+            if expected.text != token.text:
+                return f"prompt {number}, greedy token {place}: {token.text!r} in place of {expected.text!r}"
+    return None
+
+
+def _refuse(because: str) -> GoldenVerdict:
+    return GoldenVerdict(passed=False, mean_difference=math.inf, largest_difference=math.inf, because=because)

@@ -1,0 +1,127 @@
+"""What the two sides need of the registry and the store, in their own words.
+
+Every adapter, the in-memory twin included, passes `tests/contracts/`. All methods block for a bounded time, may be
+called from any thread, and raise only errors of `registry_hooks.errors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from registry_hooks.manifest import FileEntry
+from registry_hooks.records import CheckpointDraft, DraftPlace, ModelVersion, ObjectInfo, RunRecord
+
+Progress = Callable[[int], None]
+"""Told how many more bytes have been moved, from any thread."""
+
+
+class VersionSource(Protocol):
+    """What a server reads of the registry."""
+
+    def resolve_alias(self, name: str, alias: str) -> ModelVersion | None:
+        """The version that `alias` names now; None when the model exists and has no such alias.
+
+        Raises:
+            UnknownModelError: There is no registered model `name`.
+            RegistryUnavailableError: No answer in time.
+        """
+
+    def get_version(self, name: str, version: int) -> ModelVersion:
+        """One version.
+
+        Raises:
+            UnknownModelError: There is no such version.
+            RegistryUnavailableError: No answer in time.
+        """
+
+    def run_metrics(self, run_id: str) -> Mapping[str, float]:
+        """Last value of each metric of a run; NaN and infinities as they were logged."""
+
+
+class ReportSink(Protocol):
+    """What a server writes into the registry."""
+
+    def set_version_tag(self, name: str, version: int, key: str, value: str | None) -> None:
+        """Set a tag of a version; None removes it, also when it was not there."""
+
+    def set_model_tag(self, name: str, key: str, value: str | None) -> None:
+        """Set a tag of a registered model; None removes it, also when it was not there."""
+
+    def record_run(self, record: RunRecord) -> str:
+        """Write one finished run, making its experiment if need be; the run's id."""
+
+
+class ModelOverview(Protocol):
+    """What `relay status` reads of the registry."""
+
+    def model_tags(self, name: str) -> Mapping[str, str]:
+        """Tags of the registered model.
+
+        Raises:
+            UnknownModelError: There is no such model.
+        """
+
+    def aliases(self, name: str) -> Mapping[str, int]:
+        """All aliases of the registered model, with the versions that they name."""
+
+    def latest_runs(self, experiment: str, limit: int) -> Sequence[RunRecord]:
+        """The newest runs of an experiment, newest first; empty when there is no such experiment."""
+
+
+class CheckpointCatalog(Protocol):
+    """What the publisher needs of the registry. A version appears last, whole or not at all."""
+
+    def find_version(self, name: str, digest: str) -> ModelVersion | None:
+        """The version whose manifest has that digest, if there is one."""
+
+    def open_draft(self, draft: CheckpointDraft) -> DraftPlace:
+        """A child run and a LoggedModel for `draft`: those of an earlier try with the same digest, else new ones."""
+
+    def finish_draft(self, draft: CheckpointDraft, place: DraftPlace) -> None:
+        """All files are in the store: log the metrics, mark the LoggedModel READY, end the child run."""
+
+    def create_version(self, draft: CheckpointDraft, place: DraftPlace, tags: Mapping[str, str]) -> ModelVersion:
+        """The model version, with all its tags at once."""
+
+
+class ObjectReader(Protocol):
+    """What a server needs of the store. A URI is `s3://bucket/prefix` without a slash at the end."""
+
+    def list_objects(self, uri: str) -> Sequence[ObjectInfo]:
+        """Everything below `uri`, sorted by key; empty when there is nothing."""
+
+    def read(self, uri: str, max_bytes: int) -> bytes:
+        """One small object, whole.
+
+        Raises:
+            ObjectMissingError: There is no such object.
+            StoreError: It is larger than `max_bytes`.
+        """
+
+    def read_into(self, uri: str, start: int, buffer: memoryview) -> None:
+        """Fill `buffer` with the object's bytes from `start` on.
+
+        Raises:
+            ObjectMissingError: There is no such object.
+            StoreError: The object ends before the buffer is full.
+            StoreUnavailableError: No answer in time; nothing is known about the buffer.
+        """
+
+
+class ObjectWriter(Protocol):
+    """What the publisher needs of the store."""
+
+    def list_objects(self, uri: str) -> Sequence[ObjectInfo]:
+        """Everything below `uri`, sorted by key; empty when there is nothing."""
+
+    def write(self, uri: str, data: bytes) -> None:
+        """One small object."""
+
+    def upload(self, path: Path, entry: FileEntry, uri: str, progress: Progress) -> None:
+        """A file whose bytes must still be those of `entry`; does nothing when they are there already.
+
+        Raises:
+            CorruptFileError: The file changed since it was hashed; no object was made.
+        """
