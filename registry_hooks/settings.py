@@ -1,4 +1,4 @@
-"""Settings: one YAML file, over it `RELAY_…`, over it nothing. The usual `MLFLOW_*` and `AWS_*` fill what stays unset.
+"""Settings: one YAML file, over it `RELAY_…`, over it the command line; `MLFLOW_*` and `AWS_*` fill what stays unset.
 
 Every key has its unit in its name. An unknown key is refused with the nearest right one.
 """
@@ -105,6 +105,9 @@ class ServeSettings(_Section):
     drain_timeout_s: float = Field(
         120.0, gt=0, description="How long streams may finish on an old version before they end with an error event."
     )
+    shutdown_grace_s: float = Field(
+        10.0, ge=0, le=600, description="How long streams may finish after SIGTERM before they end with an error event."
+    )
     request_timeout_s: float = Field(600.0, gt=0, description="Bound on silence of an engine within one request.")
     hold_timeout_s: float = Field(
         30.0, ge=0, le=600, description="How long a request waits for an engine that is being restarted before a 503."
@@ -160,12 +163,18 @@ class Settings(_Section):
         return self.store.endpoint_url or os.environ.get("MLFLOW_S3_ENDPOINT_URL") or None
 
 
-def load(config: Path | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
-    """Read the settings: defaults, then the YAML file, then `RELAY_SECTION__KEY` of the environment.
+def load(
+    config: Path | None = None,
+    environ: Mapping[str, str] = os.environ,
+    *,
+    overrides: Mapping[str, Mapping[str, object]] | None = None,
+) -> Settings:
+    """Read the settings: defaults, then the YAML file, then `RELAY_SECTION__KEY` of the environment, then `overrides`.
 
     Args:
         config: The file; None takes `RELAY_CONFIG`, else `configs/local.yaml` of this folder if it is there.
         environ: The environment.
+        overrides: What the command line says, by section and key; None values are passed over.
 
     Raises:
         SettingsError: A file that cannot be read, an unknown key (the nearest right one is named), a bad value.
@@ -179,6 +188,11 @@ def load(config: Path | None = None, environ: Mapping[str, str] = os.environ) ->
     for section, key, value in _from_environment(environ):
         values.setdefault(section, {})[key] = value
         origin[section] = f"{origin[section]} and the environment" if section in origin else "the environment"
+    for section, keys in (overrides or {}).items():
+        for key, value in keys.items():
+            if value is not None:
+                values.setdefault(section, {})[key] = value
+                origin[section] = "the command line"
     try:
         return Settings.model_validate(values)
     except ValidationError as error:

@@ -2,7 +2,7 @@
 
 The parent speaks on the child's stdin: one JSON line, an `EngineSpec`. It keeps that pipe open; its end (the parent is
 gone, however it went) makes the child exit at once. A child that has no spec yet is a spare: it has imported torch and
-waits. The child speaks on its stdout: JSON lines, each an `EngineEvent`. Everything else goes to stderr, which is a file.
+waits. The child speaks on its stdout: JSON lines, each an `EngineEvent`. All else goes to stderr, which is a file.
 """
 
 from __future__ import annotations

@@ -1,0 +1,115 @@
+"""`relay`: the command line. Commands import what they need when they run, so that it starts at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from registry_hooks import settings
+from registry_hooks.errors import RelayError, UserError
+from registry_hooks.settings import Settings
+
+app = typer.Typer(
+    name="relay",
+    help="Carries a language-model checkpoint from training into service, through the MLflow Model Registry.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+Config = Annotated[Path | None, typer.Option("--config", help="Settings file. Default: configs/local.yaml if there.")]
+
+
+@app.command()
+def publish(
+    folder: Annotated[Path, typer.Argument(help="A checkpoint folder that `Trainer` or `save_pretrained` wrote.")],
+    config: Config = None,
+    name: Annotated[str | None, typer.Option(help="Registered model.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Publish a copy converted to this dtype, e.g. bfloat16.")] = None,
+    run_id: Annotated[str | None, typer.Option(help="The training run; the checkpoint becomes a child of it.")] = None,
+    step: Annotated[int | None, typer.Option(help="Optimizer step, where the folder does not say.")] = None,
+    code_dir: Annotated[Path, typer.Option(help="Work tree of the training code, for the git commit.")] = Path(),
+) -> None:
+    """Publish a checkpoint as a model version: files to S3, metrics and lineage to MLflow, the version last."""
+    from pipeline import publish_command
+
+    loaded = _load(config, {"registry": {"name": name}, "publish": {"dtype": dtype}})
+    options = publish_command.PublishOptions(run_id=run_id, step=step, code_dir=code_dir)
+    raise typer.Exit(publish_command.run(folder, settings=loaded, options=options))
+
+
+@app.command()
+def serve(
+    config: Config = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one.")] = None,
+) -> None:
+    """Serve what the registry's alias names, and follow it."""
+    environ = dict(os.environ)
+    if port is not None:
+        environ["RELAY_SERVE__PORT"] = str(port)
+    _become("server", [] if config is None else ["--config", str(config)], environ)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def engine(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(help="A checkpoint folder.")],
+    port: Annotated[int, typer.Option(help="Port.")] = 9001,
+) -> None:
+    """Serve one checkpoint folder as an OpenAI server, without any registry. Other options go to the engine."""
+    _become("server.engine", [str(folder), "--port", str(port), *context.args], dict(os.environ))
+
+
+@app.command()
+def up(config: Config = None) -> None:
+    """Run everything on this box: MLflow, an S3 server, the gateway. Ctrl-C stops it all."""
+    from pipeline.stack import up as stack_up
+
+    raise typer.Exit(stack_up.run(_load(config)))
+
+
+@app.command()
+def status(config: Config = None) -> None:
+    """Say what the alias names, what each server really serves, and how far apart they are."""
+    from datetime import UTC, datetime
+
+    from rich.console import Console
+
+    from pipeline import status as status_view
+    from registry_hooks.mlflow_registry import MlflowRegistry
+
+    loaded = _load(config)
+    timeouts = loaded.registry
+    registry = MlflowRegistry(
+        loaded.tracking_uri, timeout_s=timeouts.timeout_s, write_timeout_s=timeouts.write_timeout_s
+    )
+    status_view.show(status_view.overview(registry, loaded, now=datetime.now(UTC)), Console())
+
+
+def main() -> NoReturn:
+    """Run a command: exit code 2 for what the user can mend, 1 for what the world did, never a traceback for either."""
+    try:
+        app()
+    except UserError as error:
+        _fail(error, 2)
+    except RelayError as error:
+        _fail(error, 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0)
+
+
+def _load(config: Path | None, overrides: dict[str, dict[str, object]] | None = None) -> Settings:
+    return settings.load(config, overrides=overrides or {})
+
+
+def _become(module: str, arguments: list[str], environ: dict[str, str]) -> NoReturn:
+    os.execve(sys.executable, [sys.executable, "-P", "-m", module, *arguments], environ)  # noqa: S606
+
+
+def _fail(error: RelayError, code: int) -> NoReturn:
+    print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the command line is the door for messages
+    sys.exit(code)

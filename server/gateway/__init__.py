@@ -1,0 +1,1 @@
+"""The gateway: follows the alias, routes to engines. Never imports torch."""

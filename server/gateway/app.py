@@ -1,0 +1,231 @@
+"""The HTTP door of the gateway: routes, keys, bounds, and errors in OpenAI's shape."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import PlainTextResponse, Response
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from registry_hooks.settings import Settings
+from server.gateway import info, openai_errors
+from server.gateway.control import Watcher
+from server.gateway.journal import Journal
+from server.gateway.lineup import LineUp
+from server.gateway.metrics import Metrics
+from server.gateway.openai_errors import ApiProblem
+from server.gateway.outcome import ReloadAnswer, describe, planned
+from server.gateway.proxy import Call, ProblemError, Proxy
+
+MAX_BODY_BYTES = 8 * 1024 * 1024
+DEFAULT_RELOAD_WAIT_S = 60.0
+LONGEST_RELOAD_WAIT_S = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    """The parts of one gateway."""
+
+    settings: Settings
+    lineup: LineUp
+    watcher: Watcher
+    journal: Journal
+    metrics: Metrics
+
+
+class Health(BaseModel):
+    """`/health` and `/ready`."""
+
+    status: str
+    reason: str = ""
+
+
+def create_app(gateway: Gateway) -> FastAPI:
+    """The gateway's HTTP application."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.proxy = Proxy(gateway.lineup, gateway.settings.serve)
+        yield
+        await app.state.proxy.close()
+
+    app = FastAPI(title="Relay gateway", lifespan=lifespan, docs_url="/docs", redoc_url=None)
+    _add_error_handlers(app)
+    _add_status_routes(app, gateway)
+    _add_reload_route(app, gateway)
+    _add_openai_routes(app, gateway)
+    return app
+
+
+def _add_status_routes(app: FastAPI, gateway: Gateway) -> None:
+    lineup, journal = gateway.lineup, gateway.journal
+
+    @app.get("/health")
+    async def health() -> Health:
+        """Liveness: this process answers. Never waits for a reload."""
+        return Health(status="ok")
+
+    @app.get("/ready", responses={503: {"model": Health}})
+    async def ready(response: Response) -> Health:
+        """Whether a model answers."""
+        slot = lineup.current
+        is_ready = slot is not None and slot.is_alive()
+        response.status_code = 200 if is_ready else 503
+        return Health(status="ready" if is_ready else "not ready", reason=journal.status.because)
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        text = gateway.metrics.render(lineup, journal.status)
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/models/info")
+    async def models_info(request: Request) -> info.ModelInfo:
+        """What is served, and why."""
+        slot = lineup.current
+        health = await request.app.state.proxy.engine_health(slot) if slot is not None and slot.is_alive() else {}
+        settings = gateway.settings
+        return info.model_info(
+            lineup,
+            journal.status,
+            server=settings.serve.server_name,
+            score_metric=settings.registry.score_metric,
+            health=health,
+            now=datetime.now(UTC),
+        )
+
+
+def _add_reload_route(app: FastAPI, gateway: Gateway) -> None:
+    @app.post("/models/reload", responses={202: {"model": ReloadAnswer}, 409: {"model": ReloadAnswer}})
+    async def reload(
+        request: Request,
+        response: Response,
+        dry_run: bool = Query(False, description="Only say what would be done."),
+        force: bool = Query(False, description="Try again what was refused before."),
+        timeout_s: float = Query(DEFAULT_RELOAD_WAIT_S, ge=0, le=LONGEST_RELOAD_WAIT_S),
+    ) -> ReloadAnswer:
+        """Look at the alias now, and wait (bounded) for what comes of it."""
+        _check_key(request, gateway.settings)
+        if dry_run:
+            action, plan = await asyncio.to_thread(gateway.watcher.preview)
+            return planned(gateway.lineup, gateway.journal.status, action, plan)
+        asked_at = datetime.now(UTC)
+        try:
+            ticket = gateway.watcher.look_now(retry_refused=force)
+            await asyncio.wait_for(asyncio.wrap_future(ticket), timeout_s)
+            answer = describe(gateway.lineup, gateway.journal.status, asked_at=asked_at)
+        except TimeoutError:
+            answer = describe(gateway.lineup, gateway.journal.status, asked_at=asked_at, pending=True)
+        response.status_code = answer.http_status
+        return answer
+
+
+def _add_openai_routes(app: FastAPI, gateway: Gateway) -> None:
+    settings = gateway.settings
+
+    @app.get("/v1/models")
+    async def models(request: Request) -> dict[str, object]:
+        _check_key(request, settings)
+        return {"object": "list", "data": info.model_cards(gateway.lineup)}
+
+    @app.get("/v1/models/{name:path}")
+    async def model(request: Request, name: str) -> info.ModelCard:
+        _check_key(request, settings)
+        for card in info.model_cards(gateway.lineup):
+            if card.id == name:
+                return card
+        message = f"model {name!r} is not served here; GET /v1/models lists those that are"
+        raise ProblemError(openai_errors.invalid(message, code="model_not_found", param="model", status=404))
+
+    @app.post("/v1/chat/completions")
+    async def chat_completions(request: Request) -> Response:
+        return await _forward(request, gateway)
+
+    @app.post("/v1/completions")
+    async def completions(request: Request) -> Response:
+        return await _forward(request, gateway)
+
+
+async def _forward(request: Request, gateway: Gateway) -> Response:
+    path = request.url.path
+    try:
+        _check_key(request, gateway.settings)
+        body = await _body(request)
+        request_id = request.headers.get("x-request-id", "")[:100] or f"req-{uuid.uuid4().hex}"
+        call = Call(path=path, body=body, model=_model_of(body), request_id=request_id)
+        response: Response = await request.app.state.proxy.forward(call)
+    except ProblemError as error:
+        gateway.metrics.count_request(path, error.problem.status)
+        raise
+    gateway.metrics.count_request(path, response.status_code)
+    return response
+
+
+def _check_key(request: Request, settings: Settings) -> None:
+    key = settings.serve.api_key
+    if key is None:
+        return
+    given = request.headers.get("authorization", "").removeprefix("Bearer ")
+    if not hmac.compare_digest(given.encode(), key.get_secret_value().encode()):
+        raise ProblemError(openai_errors.unauthorized())
+
+
+async def _body(request: Request) -> bytes:
+    pieces, size = [], 0
+    async for piece in request.stream():
+        size += len(piece)
+        if size > MAX_BODY_BYTES:
+            message = f"the request is larger than {MAX_BODY_BYTES} bytes"
+            raise ProblemError(openai_errors.invalid(message, code="request_too_large", status=413))
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _model_of(body: bytes) -> str | None:
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ProblemError(
+            openai_errors.invalid(f"the request body is not valid JSON: {error}", code="invalid_json")
+        ) from error
+    if not isinstance(document, dict):
+        raise ProblemError(openai_errors.invalid("the request body must be a JSON object", code="invalid_json"))
+    model = document.get("model")
+    if model is not None and not isinstance(model, str):
+        raise ProblemError(openai_errors.invalid("`model` must be a string", code="invalid_type", param="model"))
+    return model
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    def answer(problem: ApiProblem) -> Response:
+        return Response(problem.body(), problem.status, dict(problem.headers), media_type="application/json")
+
+    @app.exception_handler(ProblemError)
+    async def problem(request: Request, error: ProblemError) -> Response:
+        return answer(error.problem)
+
+    @app.exception_handler(RequestValidationError)
+    async def validation(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        param = ".".join(str(part) for part in first["loc"][1:]) or None
+        return answer(openai_errors.invalid(f"{param}: {first['msg']}", param=param))
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
+        message = f"{request.method} {request.url.path}: {error.detail}"
+        return answer(openai_errors.invalid(message, code=code, status=error.status_code))
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> Response:
+        message = "internal error in the gateway; its log says more"
+        return answer(ApiProblem(status=500, message=message, type="server_error", code="internal_error"))

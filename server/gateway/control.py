@@ -1,0 +1,212 @@
+"""The control loop: looks at the alias, decides by `watching`, acts. One thread owns every start and every flip."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+from datetime import UTC, datetime, timedelta
+
+from registry_hooks import events
+from registry_hooks.errors import FetchCancelledError, RegistryUnavailableError, RelayError
+from registry_hooks.settings import Settings
+from server.gateway import watching
+from server.gateway.journal import Journal, WatchStatus
+from server.gateway.lineup import LineUp, Slot, identity
+from server.gateway.reloading import Loader, Reload
+from server.gateway.room import Plan
+from server.gateway.watching import Action, Actual, BootFromCache, FlipToWarm, Keep, Load, Refusal, Restart, Sighting
+
+MAX_REMEMBERED = 1000
+DEATHS_FORGOTTEN_S = 600.0
+
+
+class Watcher(threading.Thread):
+    """Follows the alias until it is stopped."""
+
+    def __init__(self, settings: Settings, loader: Loader, journal: Journal) -> None:
+        super().__init__(name="watcher", daemon=True)
+        self._settings = settings
+        self._loader = loader
+        self._lineup: LineUp = loader.lineup
+        self._journal = journal
+        self._refusals: dict[watching.Key, Refusal] = {}
+        self._tickets: deque[Future[WatchStatus]] = deque(maxlen=MAX_REMEMBERED)
+        self._deaths: deque[float] = deque(maxlen=32)
+        self._restart_at: datetime | None = None
+        self._cache_tried = False
+        self._num_failures = 0
+        self._seen = Sighting(version=None, answered=False, trouble="the registry has not been asked yet")
+        self._seen_at = 0.0
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+
+    def look_now(self, *, retry_refused: bool = False) -> Future[WatchStatus]:
+        """Ask for a turn at once; the future holds the status after it.
+
+        Args:
+            retry_refused: Forget all refusals first: a person says that it should be tried again.
+        """
+        ticket: Future[WatchStatus] = Future()
+        if retry_refused:
+            self._refusals.clear()
+        self._tickets.append(ticket)
+        self._wake.set()
+        return ticket
+
+    def preview(self) -> tuple[Action, Plan | None]:
+        """What a turn would do now, and how it would be started; changes nothing."""
+        seen = self._ask()
+        action = watching.next_action(seen, self._actual(), dict(self._refusals), now=datetime.now(UTC))
+        return action, self._loader.plan(action.version) if isinstance(action, Load) else None
+
+    def run(self) -> None:
+        while not self._stopping.is_set():
+            self._wake.clear()
+            tickets = [self._tickets.popleft() for _ in range(len(self._tickets))]
+            try:
+                self.turn()
+            except Exception as error:  # noqa: BLE001 - the loop must outlive whatever one turn meets
+                events.logger().exception("turn.failed", because=repr(error))
+                self._journal.note(f"internal error, see the log: {error!r}")
+            for ticket in tickets:
+                if ticket.set_running_or_notify_cancel():
+                    ticket.set_result(self._journal.status)
+            delay_s = watching.poll_delay_s(self._settings.serve.poll_s, self._num_failures)
+            self._wake.wait(delay_s * random.uniform(0.9, 1.1))  # noqa: S311 - jitter
+
+    def stop(self) -> None:
+        """End the loop after the current step; what is being brought up is given up."""
+        self._stopping.set()
+        self._wake.set()
+
+    def turn(self) -> None:
+        """One turn: look (but not while users wait for a restart), decide, act."""
+        if self._lineup.current is None or self._lineup.current.is_alive():
+            self._look()
+        now = datetime.now(UTC)
+        action = watching.next_action(self._seen, self._actual(), self._refusals, now=now)
+        match action:
+            case Keep():
+                self._journal.note(action.because)
+                if self._lineup.current is not None:
+                    self._loader.engines.keep_spare()
+            case Load():
+                self._bring_up(Reload(version=action.version, started_at=now), action.because)
+            case FlipToWarm():
+                self._flip_to_warm(Reload(version=action.version, started_at=now))
+            case Restart():
+                self._restart()
+            case BootFromCache():
+                self._boot_from_cache(action.because)
+
+    def _ask(self) -> Sighting:
+        registry = self._settings.registry
+        try:
+            version = self._loader.source.resolve_alias(registry.name, registry.alias)
+        except RelayError as error:
+            return Sighting(version=None, answered=not isinstance(error, RegistryUnavailableError), trouble=str(error))
+        trouble = (
+            "" if version else f"model {registry.name} has no alias {registry.alias}; nothing is unloaded for that"
+        )
+        return Sighting(version=version, trouble=trouble)
+
+    def _look(self) -> None:
+        self._seen, self._seen_at = self._ask(), time.monotonic()
+        self._num_failures = 0 if self._seen.answered else self._num_failures + 1
+        self._journal.saw(self._seen)
+
+    def _superseded(self) -> bool:
+        """Whether the version that is being brought up is no longer wanted; looks at the alias as often as ever."""
+        if self._stopping.is_set():
+            return True
+        if time.monotonic() - self._seen_at >= self._settings.serve.poll_s:
+            self._look()
+        wanted, loading = self._seen.version, self._journal.status.loading
+        return wanted is not None and loading is not None and wanted.version != loading
+
+    def _actual(self) -> Actual:
+        current, previous = self._lineup.current, self._lineup.previous
+        return Actual(
+            current=current.checkpoint.key if current else None,
+            alive=current is None or current.is_alive(),
+            restart_at=self._restart_at,
+            warm=previous.checkpoint.key if previous and previous.is_alive() else None,
+            last_good=not self._cache_tried and self._loader.last_good() is not None,
+        )
+
+    def _bring_up(self, reload: Reload, because: str) -> None:
+        self._journal.begin(reload, because)
+        try:
+            slot = self._loader.bring_up(reload, self._superseded)
+        except FetchCancelledError as error:
+            self._journal.end(reload, "superseded", str(error))
+        except RelayError as error:
+            self._refuse(reload, error)
+        else:
+            self._serve(slot, reload)
+
+    def _serve(self, slot: Slot, reload: Reload) -> None:
+        with reload.watch("flip"):
+            leaving = self._lineup.flip(slot)
+        slot.engine.when_dead(self._wake.set)
+        self._refusals.pop(slot.checkpoint.key, None)
+        self._journal.end(reload, "served", f"serving {reload.version.label}: {reload.verdict}", slot)
+        if leaving is not None:
+            self._loader.engines.retire(leaving, self._lineup)
+        if not self._settings.serve.keep_previous and (previous := self._lineup.drop_previous()) is not None:
+            self._loader.engines.retire(previous, self._lineup)
+        self._loader.remember(slot)
+
+    def _flip_to_warm(self, reload: Reload) -> None:
+        slot = self._lineup.previous
+        if slot is not None and slot.is_alive():
+            reload.verdict = "it was still warm, and was checked when it was started"
+            self._serve(slot, reload)
+
+    def _restart(self) -> None:
+        dead = self._lineup.current
+        if dead is None:
+            return
+        now = time.monotonic()
+        self._deaths.append(now)
+        num_recent = sum(1 for at in self._deaths if now - at < DEATHS_FORGOTTEN_S)
+        self._restart_at = datetime.now(UTC) + timedelta(seconds=watching.restart_delay_s(num_recent + 1))
+        events.logger().error("engine.died", version=dead.checkpoint.version.version, how=dead.engine.last_words())
+        reload = Reload(version=dead.checkpoint.version, started_at=datetime.now(UTC))
+        try:
+            slot = self._loader.start_cached(dead.checkpoint, reload)
+        except RelayError as error:
+            self._journal.end(reload, "failed", f"the engine died and could not be restarted: {error}")
+            return
+        self._lineup.replace_dead(slot)
+        dead.engine.stop()
+        slot.engine.when_dead(self._wake.set)
+        self._journal.end(reload, "served", f"restarted after the engine died; {reload.verdict}", slot)
+
+    def _boot_from_cache(self, because: str) -> None:
+        self._cache_tried = True
+        last_good = self._loader.last_good()
+        if last_good is None:
+            return
+        reload = Reload(version=last_good.version, started_at=datetime.now(UTC))
+        try:
+            slot = self._loader.start_cached(last_good, reload)
+        except RelayError as error:
+            self._journal.end(reload, "failed", f"the last good version in the cache does not start: {error}")
+            return
+        self._serve(slot, reload)
+        self._journal.note(f"serving {last_good.version.label} from the cache: {because}")
+
+    def _refuse(self, reload: Reload, error: RelayError) -> None:
+        key = identity(reload.version)
+        because = f"{reload.version.label} is not served (stage {reload.watch.stage}): {error}"
+        is_final = watching.is_about_the_version(error)
+        self._refusals[key] = watching.refuse(
+            because, self._refusals.get(key), transient=not is_final, now=datetime.now(UTC)
+        )
+        while len(self._refusals) > MAX_REMEMBERED:
+            del self._refusals[next(iter(self._refusals))]
+        self._journal.end(reload, "refused" if is_final else "failed", because)

@@ -1,0 +1,120 @@
+"""What the control loop has seen and done: kept for `/models/info`, logged, and reported to the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from registry_hooks import contract, events
+from registry_hooks.records import ModelVersion
+from registry_hooks.settings import Settings
+from server.gateway.lineup import LineUp, Slot, identity
+from server.gateway.reloading import Reload
+from server.gateway.reporting import Reporter, deployment_record, heartbeat_json
+from server.gateway.watching import Sighting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchStatus:
+    """What the control loop knows, replaced whole at each change.
+
+    Attributes:
+        because: Why the desired version is served, or why it is not.
+        loading: The version that is being brought up now.
+        behind_since: Since when the alias has named something that is not served.
+    """
+
+    desired: ModelVersion | None = None
+    because: str = "starting"
+    registry_answers: bool = False
+    last_look_at: datetime | None = None
+    loading: int | None = None
+    behind_since: datetime | None = None
+    last_reload: Reload | None = None
+
+
+class Journal:
+    """Written by the control loop alone; its `status` may be read from any thread."""
+
+    def __init__(self, settings: Settings, lineup: LineUp, reporter: Reporter, url: str) -> None:
+        self._settings = settings
+        self._lineup = lineup
+        self._reporter = reporter
+        self._url = url
+        self._trouble = ""
+        self.status = WatchStatus()
+        self.on_reload: Callable[[Reload], None] = lambda reload: None
+
+    def saw(self, seen: Sighting) -> None:
+        """A look at the registry; one log line per change of its health."""
+        self.status = replace(
+            self.status,
+            desired=seen.version,
+            registry_answers=seen.answered,
+            last_look_at=datetime.now(UTC),
+            behind_since=self._behind_since(seen.version),
+        )
+        if seen.trouble != self._trouble:
+            if seen.trouble:
+                events.logger().warning("alias.lost", because=seen.trouble)
+            else:
+                events.logger().info("alias.found", version=seen.version.version if seen.version else None)
+        self._trouble = seen.trouble
+
+    def note(self, because: str) -> None:
+        """Why things are as they are."""
+        self.status = replace(self.status, because=because)
+
+    def begin(self, reload: Reload, because: str) -> None:
+        """A version is being brought up."""
+        self.status = replace(self.status, loading=reload.version.version, because=because)
+        events.logger().info("reload.started", version=reload.version.version, because=because)
+        self.beat()
+
+    def end(self, reload: Reload, outcome: str, because: str, slot: Slot | None = None) -> None:
+        """It is in service, or it is not; the registry gets a deployment record."""
+        reload.outcome, reload.because, reload.ended_at = outcome, because, datetime.now(UTC)
+        log = events.logger().info if outcome == "served" else events.logger().warning
+        seconds = {stage: round(value, 3) for stage, value in reload.watch.seconds.items()}
+        log(f"reload.{outcome}", version=reload.version.version, because=because, seconds=seconds)
+        self.status = replace(
+            self.status,
+            last_reload=reload,
+            loading=None,
+            because=because,
+            behind_since=self._behind_since(self.status.desired),
+        )
+        self.on_reload(reload)
+        if outcome != "superseded":
+            record = deployment_record(reload, server=self._settings.serve.server_name, slot=slot)
+            self._reporter.post(f"deployment {reload.started_at.isoformat()}", lambda sink: sink.record_run(record))
+        self._tell_refusal(reload.version, because if outcome == "refused" else None)
+        self.beat()
+
+    def beat(self, *, stopped: bool = False) -> None:
+        """Post a heartbeat; only the newest one waits."""
+        name, desired = self._settings.registry.name, self.status.desired
+        value = heartbeat_json(
+            slot=self._lineup.current,
+            desired=desired.version if desired else None,
+            because=self.status.because,
+            url=self._url,
+            stopped=stopped,
+        )
+        tag = contract.server_tag(self._settings.serve.server_name)
+        self._reporter.post("heartbeat", lambda sink: sink.set_model_tag(name, tag, value))
+
+    def _tell_refusal(self, version: ModelVersion, because: str | None) -> None:
+        tag = contract.refused_tag(self._settings.serve.server_name)
+        if because is not None or tag in version.tags:
+            self._reporter.post(
+                f"refusal {version.label}",
+                lambda sink: sink.set_version_tag(version.name, version.version, tag, because),
+            )
+
+    def _behind_since(self, desired: ModelVersion | None) -> datetime | None:
+        current = self._lineup.current
+        if desired is None or (current is not None and current.checkpoint.key == identity(desired)):
+            return None
+        return self.status.behind_since or datetime.now(UTC)

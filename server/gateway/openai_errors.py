@@ -1,0 +1,63 @@
+"""Errors as OpenAI's clients expect them: `{"error": {"message", "type", "param", "code"}}`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiProblem:
+    """An error answer.
+
+    Attributes:
+        type: OpenAI's family: `invalid_request_error`, `authentication_error`, `server_error`.
+        code: Machine-readable; documented in the README.
+        headers: Extra response headers, such as `Retry-After`.
+    """
+
+    status: int
+    message: str
+    type: str
+    code: str
+    param: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def body(self) -> bytes:
+        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return json.dumps({"error": error}).encode()
+
+    def event(self) -> bytes:
+        """The same as a server-sent event, for a stream that has begun."""
+        return b"data: " + self.body() + b"\n\n"
+
+
+def invalid(message: str, *, code: str = "invalid_request", param: str | None = None, status: int = 400) -> ApiProblem:
+    """The request is at fault."""
+    return ApiProblem(status=status, message=message, type="invalid_request_error", code=code, param=param)
+
+
+def unavailable(message: str, *, code: str, retry_after_s: int) -> ApiProblem:
+    """The server cannot answer now."""
+    headers = {"Retry-After": str(retry_after_s)}
+    return ApiProblem(status=503, message=message, type="server_error", code=code, headers=headers)
+
+
+def unauthorized() -> ApiProblem:
+    return ApiProblem(
+        status=401,
+        message="this server needs its API key: send `Authorization: Bearer <key>`",
+        type="authentication_error",
+        code="invalid_api_key",
+        headers={"WWW-Authenticate": "Bearer"},
+    )
+
+
+def engine_gone(*, retired: bool) -> ApiProblem:
+    """The engine ended in the middle of an answer."""
+    if retired:
+        message = "the answer was cut: its model was replaced and the drain deadline passed; send the request again"
+        return ApiProblem(status=503, message=message, type="server_error", code="model_swapped")
+    message = "the answer was cut: the engine died and is being restarted; send the request again"
+    return ApiProblem(status=502, message=message, type="server_error", code="engine_died")

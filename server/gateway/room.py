@@ -1,0 +1,100 @@
+"""Whether an engine fits beside those that live: decided from headers and free memory, before anything is started."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from registry_hooks import weights
+
+# What an engine process needs beside its weights: interpreter, torch, CUDA context, KV of one request.
+OVERHEAD_BYTES = {"cpu": 500_000_000, "cuda": 1_200_000_000}
+_BYTES_PER_ELEMENT = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How a version would be started.
+
+    Attributes:
+        mode: `beside`; `beside-after-stopping-previous`; or `no-room`.
+        needed_bytes: Weights in the dtype they would have, and overhead.
+        free_bytes: Free on the device now; None when it cannot be told.
+    """
+
+    mode: str
+    device: str
+    needed_bytes: int
+    free_bytes: int | None
+    because: str
+
+
+def device_of(setting: str) -> str:
+    """`cpu` or `cuda`: where an engine with that `engine.device` will run, without asking torch."""
+    if setting != "auto":
+        return setting
+    return "cuda" if _free_vram_bytes() is not None else "cpu"
+
+
+def needed_bytes(folder: Path, device: str, dtype: str) -> int:
+    """Memory that an engine of the checkpoint in `folder` takes, from the headers of its weights."""
+    item_bytes = _BYTES_PER_ELEMENT.get(_resolved(dtype, device))
+    tensors = weights.folder_tensors(folder)
+    return OVERHEAD_BYTES[device] + sum(
+        t.num_elements * (item_bytes or weights.ITEM_BYTES.get(t.dtype, 4)) for t in tensors
+    )
+
+
+def estimated_bytes(size_bytes: int, stored_dtype: str, device: str, dtype: str) -> int:
+    """The same before the files are here, from what the registry says of them."""
+    stored = _BYTES_PER_ELEMENT.get(stored_dtype, 4)
+    return OVERHEAD_BYTES[device] + size_bytes * _BYTES_PER_ELEMENT.get(_resolved(dtype, device), stored) // stored
+
+
+def _resolved(dtype: str, device: str) -> str:
+    return "float32" if dtype == "auto" and device == "cpu" else dtype
+
+
+def free_bytes(device: str) -> int | None:
+    """Free memory of the device now; None when it cannot be told."""
+    return _free_vram_bytes() if device == "cuda" else psutil.virtual_memory().available
+
+
+def plan(*, device: str, needed: int, free: int | None, warm: int, reserve: int) -> Plan:
+    """Say how a start would go.
+
+    Args:
+        needed: What the new engine takes, in bytes.
+        free: What is free, in bytes; None for unknown: try, since an engine that fails hurts nobody.
+        warm: What stopping the warm previous engine would give back, in bytes.
+        reserve: What must stay free, in bytes.
+    """
+    sizes = f"needs {needed / 1e9:.2f} GB and {reserve / 1e9:.2f} GB to spare"
+    if free is None:
+        mode, because = "beside", f"{sizes}; free memory of {device} is unknown"
+    elif free >= needed + reserve:
+        mode, because = "beside", f"{sizes}; {free / 1e9:.2f} GB are free on {device}"
+    elif warm and free + warm >= needed + reserve:
+        mode = "beside-after-stopping-previous"
+        because = (
+            f"{sizes}; {free / 1e9:.2f} GB are free on {device}, {warm / 1e9:.2f} GB more without the previous engine"
+        )
+    else:
+        mode, because = "no-room", f"{sizes}; only {free / 1e9:.2f} GB are free on {device}"
+    return Plan(mode=mode, device=device, needed_bytes=needed, free_bytes=free, because=because)
+
+
+def _free_vram_bytes() -> int | None:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None
+    query = [tool, "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True).stdout
+        return max(int(line) for line in answer.split()) * 1024 * 1024
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,140 @@
+"""Puts a gateway together, runs it, and takes it down in order: streams first, engines last."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+import uvicorn
+from registry_hooks.blobs import BlobCache
+
+from registry_hooks import events
+from registry_hooks.errors import PortInUseError
+from registry_hooks.mlflow_registry import MlflowRegistry
+from registry_hooks.ports import ObjectReader, ReportSink, VersionSource
+from registry_hooks.s3_store import S3Store
+from registry_hooks.settings import Settings
+from server.gateway.app import Gateway, create_app
+from server.gateway.control import Watcher
+from server.gateway.engines import EngineRoom
+from server.gateway.journal import Journal
+from server.gateway.lineup import LineUp
+from server.gateway.metrics import Metrics
+from server.gateway.reloading import Loader
+from server.gateway.reporting import Reporter
+
+_STEP_S = 0.05
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, but streams that outlast the grace at shutdown end with an error event, not with a cut."""
+
+    def __init__(self, config: uvicorn.Config, gateway: Gateway, grace_s: float) -> None:
+        super().__init__(config)
+        self._gateway = gateway
+        self._grace_s = grace_s
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if not self.should_exit:
+            events.logger().info("gateway.stopping", signal=signal.Signals(sig).name, grace_s=self._grace_s)
+            threading.Thread(target=self._end_streams, name="shutdown", daemon=True).start()
+        super().handle_exit(sig, frame)
+
+    def _end_streams(self) -> None:
+        deadline = time.monotonic() + self._grace_s
+        self._gateway.watcher.stop()
+        lineup = self._gateway.lineup
+        for slot in [s for s in (lineup.current, lineup.previous) if s is not None]:
+            slot.retired = True
+            lineup.wait_drained(slot, max(0.0, deadline - time.monotonic()))
+            slot.engine.stop()
+
+
+def serve(settings: Settings) -> int:
+    """Serve until SIGINT or SIGTERM.
+
+    Raises:
+        PortInUseError: Somebody else listens there.
+    """
+    listener = listen(settings.serve.host, settings.serve.port)
+    host, port = listener.getsockname()[:2]
+    url = f"http://{host}:{port}"
+    registry = MlflowRegistry(
+        settings.tracking_uri, timeout_s=settings.registry.timeout_s, write_timeout_s=settings.registry.write_timeout_s
+    )
+    store = S3Store(settings.store, settings.s3_endpoint_url)
+    with assembled(settings, source=registry, sink=registry, reader=store, url=url) as gateway:
+        events.logger().info("gateway.listening", url=url, server=settings.serve.server_name)
+        grace_s = settings.serve.shutdown_grace_s
+        config = uvicorn.Config(
+            create_app(gateway), log_config=None, access_log=False, timeout_graceful_shutdown=int(grace_s) + 10
+        )
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # uvicorn raises what it caught again when it has ended; the engines are still to be taken down then.
+            signal.signal(number, lambda *_: None)
+        _Server(config, gateway, grace_s).run(sockets=[listener])
+    events.logger().info("gateway.stopped")
+    return 0
+
+
+@contextlib.contextmanager
+def assembled(
+    settings: Settings, *, source: VersionSource, sink: ReportSink, reader: ObjectReader, url: str
+) -> Iterator[Gateway]:
+    """A gateway whose control loop runs; at the end nothing of it is left."""
+    cache = BlobCache(settings.serve.cache_dir)
+    log_dir = settings.serve.cache_dir / "logs" / settings.serve.server_name
+    lineup = LineUp(settings.registry.name, settings.registry.alias)
+    engines = EngineRoom(settings, log_dir)
+    reporter = Reporter(sink, heartbeat_s=settings.serve.heartbeat_s)
+    loader = Loader(settings=settings, source=source, reader=reader, cache=cache, engines=engines, lineup=lineup)
+    journal = Journal(settings, lineup, reporter, url)
+    watcher = Watcher(settings, loader, journal)
+    metrics = Metrics()
+    journal.on_reload = metrics.count_reload
+    reporter.heartbeat = journal.beat
+    engines.keep_spare()
+    try:
+        watcher.start()
+        reporter.start()
+        yield Gateway(settings=settings, lineup=lineup, watcher=watcher, journal=journal, metrics=metrics)
+    finally:
+        _take_down(watcher, engines, lineup, journal, reporter)
+
+
+def _take_down(watcher: Watcher, engines: EngineRoom, lineup: LineUp, journal: Journal, reporter: Reporter) -> None:
+    watcher.stop()
+    engines.close()
+    watcher.join(timeout=30)
+    for slot in (lineup.current, lineup.previous):
+        if slot is not None:
+            slot.engine.stop()
+    journal.beat(stopped=True)
+    reporter.stop()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket, taken before anything heavy starts.
+
+    Raises:
+        PortInUseError: Somebody else listens there, or the address is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(1024)
+    except OSError as error:
+        listener.close()
+        why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be bound ({error.strerror})"
+        raise PortInUseError(
+            f"{host}:{port} {why}; nothing was started. Stop the other server, or set RELAY_SERVE__PORT"
+        ) from error
+    return listener

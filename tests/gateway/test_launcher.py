@@ -1,0 +1,148 @@
+"""Starting and stopping engine children."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from registry_hooks.errors import EngineStartError
+from server import launcher
+from server.engine_spec import EngineSpec
+from server.launcher import EngineChild, socket_dir, start_engine
+
+PARENT = """
+import sys, time
+from pathlib import Path
+from server.launcher import EngineChild
+child = EngineChild(Path(sys.argv[1]), stop_grace_s=1)
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def a_spec(folder: Path, sockets: Path) -> EngineSpec:
+    return EngineSpec(checkpoint_dir=str(folder), uds=str(sockets / "e.sock"), model_name="m", num_threads=1)
+
+
+@pytest.fixture
+def sockets() -> Path:
+    return socket_dir()
+
+
+@pytest.mark.integration
+def test_a_spare_becomes_an_engine_that_answers_and_is_gone_when_stopped(
+    tiny_checkpoint: Path, sockets: Path, tmp_path: Path
+) -> None:
+    spare = EngineChild(tmp_path / "spare.log", stop_grace_s=2)
+    died = threading.Event()
+
+    with start_engine(
+        a_spec(tiny_checkpoint, sockets), log_path=tmp_path / "unused.log", start_timeout_s=60, spare=spare
+    ) as engine:
+        engine.when_dead(died.set)
+        transport = httpx.HTTPTransport(uds=engine.spec.uds)
+        with httpx.Client(transport=transport, base_url="http://engine", timeout=10) as client:
+            health = client.get("/health").json()
+
+    assert health["status"] == "ok"
+    assert (engine.ready.device, engine.ready.dtype) == ("cpu", "float32")
+    assert engine.pid == spare.pid
+    assert died.wait(5)
+    assert not psutil.pid_exists(engine.pid)
+    assert not Path(engine.spec.uds).exists()
+
+
+@pytest.mark.integration
+def test_a_folder_that_is_no_checkpoint_is_a_named_failure(sockets: Path, tmp_path: Path) -> None:
+    with pytest.raises(EngineStartError, match=r"config\.json") as caught:
+        start_engine(a_spec(tmp_path, sockets), log_path=tmp_path / "e.log", start_timeout_s=60)
+
+    assert caught.value.stage == "load"
+    assert not caught.value.transient
+
+
+def test_a_process_that_dies_before_it_is_ready_says_how(
+    sockets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dying = [sys.executable, "-c", "import sys; sys.stdin.readline(); sys.exit('no torch here')"]
+    monkeypatch.setattr(launcher, "engine_command", lambda: dying)
+
+    with pytest.raises(EngineStartError, match="no torch here") as caught:
+        start_engine(a_spec(tmp_path, sockets), log_path=tmp_path / "e.log", start_timeout_s=60)
+
+    assert caught.value.stage == "import"
+
+
+def test_a_process_that_never_becomes_ready_is_ended_at_the_deadline(
+    sockets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "engine_command", lambda: [sys.executable, "-c", "import time; time.sleep(600)"])
+
+    with pytest.raises(EngineStartError, match="start_timeout_s") as caught:
+        start_engine(a_spec(tmp_path, sockets), log_path=tmp_path / "e.log", start_timeout_s=0.5)
+
+    assert caught.value.stage == "timeout"
+    assert not [c for c in psutil.Process().children() if "time.sleep(600)" in " ".join(c.cmdline())]
+
+
+def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
+    stubborn = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('{}', flush=True); time.sleep(600)"
+    )
+    child = EngineChild(tmp_path / "e.log", stop_grace_s=0.3, command=[sys.executable, "-c", stubborn])
+    child.wait_dead(0.5)
+
+    child.stop()
+
+    assert not child.is_alive()
+
+
+@pytest.mark.integration
+def test_a_spare_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(tmp_path / "e.log")], stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    engine = psutil.Process(int(parent.stdout.readline()))
+
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    gone, _ = psutil.wait_procs([engine], timeout=3)
+
+    assert gone
+
+
+def test_keys_are_not_handed_down_to_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "RELAY_SERVE__API_KEY"):
+        monkeypatch.setenv(name, "hush")
+    shows = [sys.executable, "-c", "import os, sys; print(dict(os.environ), file=sys.stderr)"]
+    child = EngineChild(tmp_path / "e.log", stop_grace_s=1, command=shows)
+    child.wait_dead(20)
+    child.stop()
+
+    assert "PATH" in child.log_path.read_text()
+    assert "hush" not in child.log_path.read_text()
+
+
+def test_socket_folders_of_dead_processes_are_removed_and_those_of_live_ones_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher.tempfile, "tempdir", str(tmp_path))
+    dead, mine = tmp_path / "relay-999999999-x", tmp_path / f"relay-{os.getpid()}-x"
+    for folder in (dead, mine):
+        folder.mkdir()
+        (folder / "e1.sock").touch()
+
+    made = socket_dir()
+
+    assert not dead.exists()
+    assert mine.exists()
+    assert made.stat().st_mode & 0o777 == 0o700
