@@ -37,6 +37,8 @@ TAG_FREEZE = "relay.freeze"
 
 # Tag on the training run that `relay publish` makes when the Trainer made none.
 TAG_TRAINING_KEY = "relay.training_key"
+# Tag on a deployment run: why it ended as it did, in one sentence.
+TAG_BECAUSE = "relay.because"
 
 # Files of a published version, relative to its artifact root.
 MODEL_DIR = "model"

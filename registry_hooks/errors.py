@@ -12,10 +12,12 @@ RelayError
 ├── StoreError                   S3 answered with an error
 │   ├── ObjectMissingError       no such object
 │   └── StoreUnavailableError    S3 did not answer; transient
+├── FetchCancelledError          the caller no longer wants what is being fetched
 ├── VerificationError            bytes or answers are not what was published
 │   ├── ManifestError            a manifest that is malformed or has another digest
 │   ├── CorruptFileError         a file's bytes differ from its manifest
 │   └── GoldenMismatchError      the engine's answers differ from the recorded ones
+├── StackError                   a program of the local stack ended, or did not become ready
 └── EngineError                  an engine child
     ├── EngineStartError         it did not become ready; says at which stage and why
     └── EngineGoneError          it ended while it was needed; transient
@@ -81,6 +83,10 @@ class StoreUnavailableError(StoreError):
     transient = True
 
 
+class FetchCancelledError(RelayError):
+    """The caller no longer wants what is being fetched."""
+
+
 class VerificationError(RelayError):
     """What arrived, or what it answers, is not what was published."""
 
@@ -95,6 +101,10 @@ class CorruptFileError(VerificationError):
 
 class GoldenMismatchError(VerificationError):
     """An engine's answers differ from those recorded at publishing by more than the tolerance."""
+
+
+class StackError(RelayError):
+    """A program of the local stack ended, or did not become ready."""
 
 
 class EngineError(RelayError):

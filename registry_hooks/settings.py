@@ -145,12 +145,12 @@ class StackSettings(_Section):
 class Settings(_Section):
     """All settings."""
 
-    registry: RegistrySettings = Field(default_factory=RegistrySettings)  # type: ignore[arg-type]
-    store: StoreSettings = Field(default_factory=StoreSettings)  # type: ignore[arg-type]
-    publish: PublishSettings = Field(default_factory=PublishSettings)  # type: ignore[arg-type]
-    engine: EngineSettings = Field(default_factory=EngineSettings)  # type: ignore[arg-type]
-    serve: ServeSettings = Field(default_factory=ServeSettings)  # type: ignore[arg-type]
-    stack: StackSettings = Field(default_factory=StackSettings)  # type: ignore[arg-type]
+    registry: RegistrySettings = Field(default_factory=RegistrySettings)
+    store: StoreSettings = Field(default_factory=StoreSettings)
+    publish: PublishSettings = Field(default_factory=PublishSettings)
+    engine: EngineSettings = Field(default_factory=EngineSettings)
+    serve: ServeSettings = Field(default_factory=ServeSettings)
+    stack: StackSettings = Field(default_factory=StackSettings)
 
     @property
     def tracking_uri(self) -> str:

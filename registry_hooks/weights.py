@@ -47,7 +47,9 @@ def read_header(path: Path) -> tuple[TensorInfo, ...]:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > min(size - 8, MAX_HEADER_BYTES):
-                raise NotACheckpointError(f"{path.name} is truncated or no safetensors file: its header says {length} bytes")
+                raise NotACheckpointError(
+                    f"{path.name} is truncated or no safetensors file: its header says {length} bytes"
+                )
             header: dict[str, Any] = json.loads(file.read(length))
         header.pop("__metadata__", None)
         tensors = tuple(_tensor(name, item) for name, item in header.items())

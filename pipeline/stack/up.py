@@ -1,0 +1,116 @@
+"""`relay up`: MLflow, S3 and Relay's server on this box, until Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, SecretStr
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.stack import ports
+from pipeline.stack.child import Child, Program
+from pipeline.stack.local import LocalStack, answers, local_stack, running, write_env_file
+from registry_hooks.settings import ENV_PREFIX, Settings
+
+_SERVER_GRACE_S = 20.0
+_WATCH_S = 0.5
+_EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - where to knock, not where to bind
+
+
+def run(settings: Settings) -> int:
+    """Start everything, say where it is, wait, stop everything.
+
+    Returns:
+        Exit code: 0 after Ctrl-C or SIGTERM, 1 when a program ended by itself.
+
+    Raises:
+        UserError: A port is in use or a program is missing; nothing is left running.
+        StackError: A program did not become ready; nothing is left running.
+    """
+    console = Console(stderr=True)
+    port = ports.take(settings.serve.port, host=settings.serve.host, setting="serve.port")
+    data_dir = settings.stack.data_dir.resolve()
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        console.print("starting MLflow, S3 and the server …")
+        with local_stack(settings) as stack, running(server_program(settings, stack, port), data_dir) as server:
+            url = f"http://{_EVERY_ADDRESS.get(settings.serve.host, settings.serve.host)}:{port}"
+            server.wait_until(answers(f"{url}/health"), timeout_s=settings.stack.start_timeout_s)
+            with _env_file(stack, data_dir) as env_file:
+                console.print(_table(stack, server, url))
+                console.print(
+                    f"in other terminals: [bold]source {shlex.quote(str(env_file))}[/bold]   Ctrl-C stops it all"
+                )
+                dead = _wait((*stack.children, server))
+        console.print(f"[red]{dead.name} ended by itself, so everything was stopped[/red]; {dead.log} ends with:")
+        console.print(dead.log_tail(), markup=False)
+    except KeyboardInterrupt:
+        console.print("stopped")
+        return 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return 1
+
+
+def server_program(settings: Settings, stack: LocalStack, port: int) -> Program:
+    """The gateway, told of these very settings and of this stack."""
+    told = {
+        **environment(settings),
+        **stack.env,
+        f"{ENV_PREFIX}REGISTRY__TRACKING_URI": stack.tracking_uri,
+        f"{ENV_PREFIX}STORE__ENDPOINT_URL": stack.s3_endpoint_url,
+        f"{ENV_PREFIX}SERVE__PORT": str(port),
+    }
+    return Program(name="server", command=[sys.executable, "-P", "-m", "server"], env=told, grace_s=_SERVER_GRACE_S)
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The settings that somebody set, as `RELAY_SECTION__KEY`: a child that reads them has the same ones."""
+    sections: dict[str, BaseModel] = {name: getattr(settings, name) for name in type(settings).model_fields}
+    return {
+        f"{ENV_PREFIX}{name}__{key}".upper(): _as_text(getattr(section, key))
+        for name, section in sections.items()
+        for key in section.model_fields_set
+        if getattr(section, key) is not None
+    }
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return json.dumps(value) if isinstance(value, (tuple, list)) else str(value)
+
+
+@contextmanager
+def _env_file(stack: LocalStack, data_dir: Path) -> Iterator[Path]:
+    path = write_env_file(stack, data_dir)
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _wait(children: tuple[Child, ...]) -> Child:
+    """Wait until a child ends by itself, and name it."""
+    while True:
+        for child in children:
+            if not child.alive:
+                return child
+        time.sleep(_WATCH_S)
+
+
+def _table(stack: LocalStack, server: Child, url: str) -> Table:
+    table = Table("what", "where", "log", title="Relay is up")
+    table.add_row("MLflow", f"{stack.tracking_uri}/#/models?workflowType=machine_learning", str(stack.logs["mlflow"]))
+    table.add_row(f"S3 ({stack.s3_kind})", f"{stack.s3_endpoint_url} bucket {stack.bucket}", str(stack.logs["s3"]))
+    table.add_row("server", f"{url}/models/info", str(server.log))
+    return table

@@ -1,0 +1,217 @@
+"""The local cache: files by their content, and the checkpoints that are made of them.
+
+    blobs/sha256/<name>         whole, verified files; read-only
+    partial/<name>              files that are still arriving
+    checkpoints/<digest>/…      hard links: the files of one checkpoint, under their paths in the manifest,
+                                manifest.json, golden.json if there is one, and COMPLETE, written last
+    last_good/<model>.json      what to serve when registry and store are away (`last_good.py`)
+
+Several servers may share one cache. Short sections hold `lock`, a fetch holds `fetch.lock`, and a process that uses
+a checkpoint shares a lock on its marker, so that no other process evicts it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Set
+from pathlib import Path
+
+from registry_hooks import contract, file_lock, manifest
+from registry_hooks.durable import sync_folder, write_atomically
+from registry_hooks.errors import ManifestError
+from registry_hooks.manifest import FileEntry, Manifest
+
+MARKER = "COMPLETE"
+RESERVED = (contract.MANIFEST_FILE, contract.GOLDEN_FILE, MARKER)
+STALE_S = 24 * 3600.0
+
+
+def blob_name(entry: FileEntry) -> str:
+    """Name of a file's blob, 64 hex digits: the hash of what is verified when it arrives.
+
+    For a file of one chunk that is its sha256. Of a larger file only the chunks are verified, so the name is the
+    sha256 of the chunk hashes: under the manifest's word for the whole file, a manifest that contradicts itself could
+    put wrong bytes under a name that another checkpoint trusts.
+    """
+    if len(entry.chunk_sha256) <= 1:
+        return entry.sha256
+    return hashlib.sha256("\n".join(entry.chunk_sha256).encode()).hexdigest()
+
+
+def check_names(checkpoint: Manifest) -> None:
+    """Refuse a manifest that uses a name which the cache needs itself.
+
+    Raises:
+        ManifestError: It does.
+    """
+    for entry in checkpoint.files:
+        if entry.path.split("/")[0] in RESERVED:
+            raise ManifestError(f"manifest names {entry.path!r}, which is reserved: nothing was loaded")
+
+
+class BlobCache:
+    """Verified files on local disk. Any thread and any number of processes may use one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self._blobs, self._partial = self.root / "blobs" / "sha256", self.root / "partial"
+        self._checkpoints = self.root / "checkpoints"
+        for folder in (self._blobs, self._partial, self._checkpoints):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._short_lock, self._fetch_lock = self.root / "lock", self.root / "fetch.lock"
+        self._short_lock.touch()
+        self._fetch_lock.touch()
+        self._in_use: dict[str, int] = {}
+
+    def partial(self, name: str) -> Path:
+        """Where a file arrives."""
+        return self._partial / name
+
+    def has_blob(self, entry: FileEntry) -> bool:
+        """Whether the whole file is here, verified."""
+        try:
+            return (self._blobs / blob_name(entry)).stat().st_size == entry.size_bytes
+        except FileNotFoundError:
+            return False
+
+    def commit(self, partial: Path, entry: FileEntry) -> None:
+        """Make a verified file a blob; it is on disk before it has its name."""
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.chmod(0o444)
+        partial.replace(self._blobs / blob_name(entry))
+
+    def try_fetch_lock(self) -> int | None:
+        """An open descriptor under which one fetch at a time fills this cache; None while another does."""
+        return file_lock.try_exclusive(self._fetch_lock)
+
+    def assemble(self, checkpoint: Manifest, golden: bytes | None) -> Path:
+        """Make the folder of a checkpoint whose blobs are all here; the marker comes last.
+
+        Raises:
+            ManifestError: The manifest uses a name that the cache needs.
+        """
+        check_names(checkpoint)
+        folder = self._checkpoints / checkpoint.digest
+        with file_lock.exclusive(self._short_lock):
+            if not (folder / MARKER).exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                self._link(folder, checkpoint)
+                write_atomically(folder / contract.MANIFEST_FILE, checkpoint.to_json())
+            if golden is not None:  # those of a whole checkpoint may change: it can be published again with others
+                write_atomically(folder / contract.GOLDEN_FILE, golden)
+            if not (folder / MARKER).exists():
+                write_atomically(folder / MARKER, checkpoint.digest.encode())
+            self._use(folder)
+        return folder
+
+    def checkpoint(self, digest: str) -> tuple[Path, Manifest] | None:
+        """Folder and manifest of a complete checkpoint; None when it is not here, or not whole.
+
+        It cannot be evicted by another process from here on until this one ends or evicts it itself.
+        """
+        folder = self._checkpoints / digest
+        with file_lock.exclusive(self._short_lock):
+            if not (folder / MARKER).exists():
+                return None
+            try:
+                found = manifest.parse((folder / contract.MANIFEST_FILE).read_bytes(), expected_digest=digest)
+                whole = all((folder / f.path).stat().st_size == f.size_bytes for f in found.files)
+            except (OSError, ManifestError):
+                whole = False
+            if not whole:  # somebody tidied up by hand
+                (folder / MARKER).unlink()
+                return None
+            self._use(folder)
+        return folder, found
+
+    def size_bytes(self) -> int:
+        """Bytes of all files, whole and arriving; each is counted once."""
+        return sum(path.stat().st_size for folder in (self._blobs, self._partial) for path in folder.iterdir())
+
+    def evict(self, max_bytes: int, keep: Set[str]) -> int:
+        """Remove what was not used for longest until at most `max_bytes` are left; bytes that were removed.
+
+        Never removes a checkpoint in `keep` (digests) or in use by another process, even when those alone are more
+        than `max_bytes`. What a fetch is about to use stays, too.
+        """
+        with file_lock.exclusive(self._short_lock):
+            before = self.size_bytes()
+            fetch_lock = self.try_fetch_lock()
+            try:
+                self._evict_checkpoints(max_bytes, keep, with_blobs=fetch_lock is not None)
+                if fetch_lock is not None:
+                    self._drop_leftovers(max_bytes)
+            finally:
+                if fetch_lock is not None:
+                    os.close(fetch_lock)
+            return before - self.size_bytes()
+
+    def _evict_checkpoints(self, max_bytes: int, keep: Set[str], *, with_blobs: bool) -> None:
+        folders = sorted(self._checkpoints.iterdir(), key=_last_use)
+        for folder in folders:
+            if self.size_bytes() <= max_bytes:
+                return
+            if folder.name in keep or not self._release(folder):
+                continue
+            blobs = [self._blobs / blob_name(entry) for entry in _files_of(folder)]
+            (folder / MARKER).unlink(missing_ok=True)
+            shutil.rmtree(folder)
+            for blob in blobs if with_blobs else ():
+                if blob.exists() and blob.stat().st_nlink == 1:
+                    blob.unlink()
+
+    def _release(self, folder: Path) -> bool:
+        """Whether nobody else uses a checkpoint; this process no longer does afterwards."""
+        mine = self._in_use.pop(folder.name, None)
+        if mine is not None:
+            os.close(mine)
+        if not (folder / MARKER).exists():  # made under the short lock, which we hold: its maker is dead
+            return True
+        fd = file_lock.try_exclusive(folder / MARKER)
+        if fd is not None:
+            os.close(fd)
+        elif mine is not None:
+            self._use(folder)
+        return fd is not None
+
+    def _drop_leftovers(self, max_bytes: int) -> None:
+        """Remove what fetches left that never ended: after a day, or when room is needed; the oldest first."""
+        leftovers = [path for path in self._blobs.iterdir() if path.stat().st_nlink == 1] + list(
+            self._partial.iterdir()
+        )
+        too_old = time.time() - STALE_S
+        for path in sorted(leftovers, key=lambda path: path.stat().st_mtime):
+            if path.stat().st_mtime < too_old or self.size_bytes() > max_bytes:
+                path.unlink()
+
+    def _link(self, folder: Path, checkpoint: Manifest) -> None:
+        for entry in checkpoint.files:
+            place = folder / entry.path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.hardlink_to(self._blobs / blob_name(entry))
+        sync_folder(folder)
+
+    def _use(self, folder: Path) -> None:
+        os.utime(folder / MARKER)
+        if folder.name not in self._in_use:
+            fd = file_lock.try_shared(folder / MARKER)
+            if fd is not None:
+                self._in_use[folder.name] = fd
+
+
+def _last_use(folder: Path) -> float:
+    try:
+        return (folder / MARKER).stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _files_of(folder: Path) -> tuple[FileEntry, ...]:
+    try:
+        return manifest.parse((folder / contract.MANIFEST_FILE).read_bytes()).files
+    except (OSError, ManifestError):
+        return ()  # a folder that was never whole; its blobs are leftovers

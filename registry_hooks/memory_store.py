@@ -1,0 +1,110 @@
+"""The in-memory twin of the S3 door: same promises, same errors, no server."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from registry_hooks import manifest
+from registry_hooks.errors import (
+    AccessDeniedError,
+    CorruptFileError,
+    ObjectMissingError,
+    StoreError,
+    StoreUnavailableError,
+)
+from registry_hooks.manifest import FileEntry
+from registry_hooks.ports import Progress
+from registry_hooks.records import ObjectInfo
+from registry_hooks.s3_uri import split
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Object:
+    data: bytes
+    sha256: str | None = None
+
+
+class MemoryStore:
+    """Objects in a dictionary. Implements `ports.ObjectReader` and `ports.ObjectWriter`.
+
+    Attributes:
+        down: While true, nothing answers.
+        denied: While true, every call is refused.
+        before_read: Called with the URI and the start of each read, on the reader's thread; may raise or wait.
+        num_sent_bytes: Bytes that `upload` really moved.
+    """
+
+    def __init__(self) -> None:
+        self.down = False
+        self.denied = False
+        self.before_read: Callable[[str, int], None] = lambda uri, start: None
+        self.num_sent_bytes = 0
+        self._objects: dict[str, _Object] = {}
+        self._lock = threading.Lock()
+
+    def list_objects(self, uri: str) -> Sequence[ObjectInfo]:
+        self._admit(uri)
+        prefix = uri.rstrip("/") + "/"
+        with self._lock:
+            found = {key: item for key, item in self._objects.items() if key.startswith(prefix)}
+        return [ObjectInfo(key=k.removeprefix(prefix), size_bytes=len(o.data)) for k, o in sorted(found.items())]
+
+    def read(self, uri: str, max_bytes: int) -> bytes:
+        data = self._get(uri, 0)
+        if len(data) > max_bytes:
+            raise StoreError(f"{uri} has {len(data)} bytes, at most {max_bytes} may be read")
+        return data
+
+    def read_into(self, uri: str, start: int, buffer: memoryview) -> None:
+        data = self._get(uri, start)[start : start + len(buffer)]
+        if len(data) < len(buffer):
+            raise StoreError(f"{uri} ends {len(buffer) - len(data)} bytes early: it is truncated in the store")
+        buffer[:] = data
+
+    def write(self, uri: str, data: bytes) -> None:
+        self._admit(uri)
+        with self._lock:
+            self._objects[uri] = _Object(data=bytes(data))
+
+    def upload(self, path: Path, entry: FileEntry, uri: str, progress: Progress) -> None:
+        self._admit(uri)
+        there = self._objects.get(uri)
+        if there and there.sha256 == entry.sha256 and len(there.data) == entry.size_bytes:
+            progress(entry.size_bytes)
+            return
+        data = _unchanged(path, entry)
+        with self._lock:
+            self._objects[uri] = _Object(data=data, sha256=entry.sha256)
+            self.num_sent_bytes += len(data)
+        progress(len(data))
+
+    def _get(self, uri: str, start: int) -> bytes:
+        self._admit(uri)
+        self.before_read(uri, start)
+        item = self._objects.get(uri)
+        if item is None:
+            raise ObjectMissingError(f"{uri} is not in the store: publish it again, or mend the version")
+        return item.data
+
+    def _admit(self, uri: str) -> None:
+        split(uri)
+        if self.denied:
+            raise AccessDeniedError(f"{uri} was refused: the store accepts no key")
+        if self.down:
+            raise StoreUnavailableError(f"{uri} was not reached: the store is down")
+
+
+def _unchanged(path: Path, entry: FileEntry) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CorruptFileError(f"{path} cannot be read any more ({error.strerror}): no object was made") from error
+    spans = (manifest.chunk_span(index, len(data)) for index in range(manifest.num_chunks(len(data))))
+    hashes = tuple(hashlib.sha256(data[start:end]).hexdigest() for start, end in spans)
+    if hashes != entry.chunk_sha256:
+        raise CorruptFileError(f"{path} changed since it was hashed: no object was made, publish the checkpoint again")
+    return data

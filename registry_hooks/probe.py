@@ -1,0 +1,133 @@
+"""Asks an OpenAI server for golden answers: recorded by the publisher, checked by the gateway, by the same questions.
+
+One request per prompt: `/v1/completions` with `echo` gives the log-probability of every token of the prompt, and after
+them the greedy continuation with the two best tokens at each place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from registry_hooks.errors import EngineError, EngineGoneError, GoldenMismatchError
+from registry_hooks.golden import GoldenItem, GoldenSet, GreedyToken
+
+TOO_LONG = "context_length_exceeded"
+_NUM_LOGPROBS = 2
+_MIN_PROMPT_CHARS = 2
+_ANSWER_SHOWN_CHARS = 300
+
+
+def uds_client(path: str | Path, timeout_s: float) -> httpx.Client:
+    """A client for the OpenAI server that listens on the Unix socket `path`.
+
+    Args:
+        timeout_s: Bound on connecting and on each silence.
+    """
+    return httpx.Client(
+        transport=httpx.HTTPTransport(uds=str(path)), base_url="http://engine", timeout=timeout_s, trust_env=False
+    )
+
+
+def observe(
+    client: httpx.Client,
+    prompts: Sequence[str],
+    *,
+    model: str,
+    device: str,
+    dtype: str,
+    max_greedy_tokens: int = 8,
+) -> GoldenSet:
+    """What the server behind `client` says of each prompt.
+
+    Args:
+        model: What the server calls the model.
+        device: Of the engine, for the record: `cpu` or `cuda`.
+        dtype: In which it computes, for the record.
+
+    Raises:
+        GoldenMismatchError: A log-probability is missing or not finite.
+        EngineGoneError: No answer in time or at all.
+        EngineError: An answer that is no completion.
+    """
+    items = tuple(_item(client, prompt, model, max_greedy_tokens) for prompt in prompts)
+    return GoldenSet(items=items, device=device, dtype=dtype)
+
+
+def fit(client: httpx.Client, prompt: str, *, model: str, max_greedy_tokens: int = 8) -> str:
+    """The longest of `prompt`, its first half, its first quarter and so on that the model can take.
+
+    Only the publisher shortens: what is recorded is the shortened text, and exactly that is asked again later.
+
+    Raises:
+        EngineError: Even two characters are too long, or any error of `observe`.
+    """
+    while True:
+        response = _post(client, prompt, model, max_greedy_tokens)
+        if response.status_code != httpx.codes.BAD_REQUEST or _error_code(response) != TOO_LONG:
+            return prompt
+        if len(prompt) <= _MIN_PROMPT_CHARS:
+            raise EngineError(f"the model takes no prompt at all: {_shown(response)}")
+        prompt = prompt[: len(prompt) // 2]
+
+
+def _item(client: httpx.Client, prompt: str, model: str, max_greedy_tokens: int) -> GoldenItem:
+    response = _post(client, prompt, model, max_greedy_tokens)
+    if response.status_code != httpx.codes.OK:
+        raise EngineError(f"the engine answered a golden prompt with HTTP {response.status_code}: {_shown(response)}")
+    try:
+        document: Any = response.json()
+        logprobs = document["choices"][0]["logprobs"]
+        num_prompt_tokens = int(document["usage"]["prompt_tokens"])
+        values = logprobs["token_logprobs"]
+        greedy = zip(logprobs["tokens"], values, logprobs["top_logprobs"], strict=True)
+        tokens = tuple(_greedy_token(*token) for token in list(greedy)[num_prompt_tokens:])
+        forced = tuple(_finite(value) for value in values[1:num_prompt_tokens])
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise EngineError(f"the engine's answer to a golden prompt has no log-probabilities ({error!r})") from error
+    return GoldenItem(prompt=prompt, token_logprobs=forced, greedy=tokens)
+
+
+def _post(client: httpx.Client, prompt: str, model: str, max_greedy_tokens: int) -> httpx.Response:
+    body = {
+        "model": model,
+        "prompt": prompt,
+        "echo": True,
+        "logprobs": _NUM_LOGPROBS,
+        "temperature": 0,
+        "max_tokens": max_greedy_tokens,
+    }
+    try:
+        return client.post("/v1/completions", json=body)
+    except httpx.HTTPError as error:
+        raise EngineGoneError(f"the engine did not answer a golden prompt ({type(error).__name__}: {error})") from error
+
+
+def _greedy_token(text: str, logprob: float | None, best: Mapping[str, float]) -> GreedyToken:
+    """A token of the continuation; its gap is 0, a tie, when both of the best two have the same text."""
+    chosen = _finite(logprob)
+    others = [_finite(value) for other, value in best.items() if other != text]
+    return GreedyToken(text=text, gap=max(0.0, chosen - max(others)) if others else 0.0)
+
+
+def _finite(value: float | None) -> float:
+    if value is None or not math.isfinite(value):
+        raise GoldenMismatchError(
+            f"the engine gave the log-probability {value} for a golden prompt: these weights do not compute"
+        )
+    return float(value)
+
+
+def _error_code(response: httpx.Response) -> object:
+    try:
+        return response.json()["error"]["code"]
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _shown(response: httpx.Response) -> str:
+    return response.text[:_ANSWER_SHOWN_CHARS]

@@ -1,0 +1,167 @@
+"""The door to S3: MinIO, AWS and their relatives, over boto3, straight and never through MLflow."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import weakref
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import IncompleteReadError
+
+from registry_hooks.errors import SettingsError, StoreError
+from registry_hooks.manifest import FileEntry
+from registry_hooks.ports import Progress
+from registry_hooks.records import ObjectInfo
+from registry_hooks.s3_errors import Call, translated
+from registry_hooks.s3_upload import Upload
+from registry_hooks.s3_uri import split
+from registry_hooks.settings import StoreSettings
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+MAX_OBJECTS = 100_000
+_ATTEMPTS = 3
+# Pieces that stay in the processor's cache between the socket and the copy: the cheapest of 256 KiB, 1 MiB, 16 MiB.
+_PIECE_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """A key pair, where that of the environment is not meant."""
+
+    access_key_id: str
+    secret_access_key: str
+
+
+class S3Store:
+    """Objects in S3. Implements `ports.ObjectReader` and `ports.ObjectWriter`; any thread may use it.
+
+    Credentials are those of the usual AWS environment and files unless given here.
+    """
+
+    def __init__(
+        self, settings: StoreSettings, endpoint_url: str | None, *, credentials: Credentials | None = None
+    ) -> None:
+        self._endpoint = endpoint_url
+        self._num_connections = settings.num_connections
+        with translated(self._call("opening", "the store")):
+            self._client = _connect(settings, endpoint_url, credentials)
+        # Kept-alive connections end with the store, whoever forgets it.
+        self.close = weakref.finalize(self, self._client.close)
+
+    def list_objects(self, uri: str) -> Sequence[ObjectInfo]:
+        """Everything below `uri`, sorted by key; folder markers are left out."""
+        bucket, prefix = split(uri)
+        prefix = f"{prefix}/" if prefix else ""
+        found: list[ObjectInfo] = []
+        with translated(self._call("listing", uri)):
+            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+                found += [
+                    ObjectInfo(key=item["Key"].removeprefix(prefix), size_bytes=item["Size"])
+                    for item in page.get("Contents", ())
+                    if not item["Key"].endswith("/")
+                ]
+                if len(found) > MAX_OBJECTS:
+                    raise StoreError(f"{uri} holds more than {MAX_OBJECTS} objects: this is no checkpoint")
+        return sorted(found, key=lambda item: item.key)
+
+    def read(self, uri: str, max_bytes: int) -> bytes:
+        bucket, key = split(uri)
+        with translated(self._call("reading", uri)):
+            answer = self._client.get_object(Bucket=bucket, Key=key)
+            with closing(answer["Body"]) as body:
+                if answer["ContentLength"] > max_bytes:
+                    raise StoreError(f"{uri} has {answer['ContentLength']} bytes, at most {max_bytes} may be read")
+                data: bytes = body.read()
+        return data
+
+    def read_into(self, uri: str, start: int, buffer: memoryview) -> None:
+        bucket, key = split(uri)
+        if not len(buffer):
+            return
+        wanted = f"bytes={start}-{start + len(buffer) - 1}"
+        with translated(self._call("reading", uri)):
+            answer = self._client.get_object(Bucket=bucket, Key=key, Range=wanted)
+            with closing(answer["Body"]) as body:
+                _check_range(answer, uri, start, len(buffer))
+                _fill(buffer, body)
+
+    def write(self, uri: str, data: bytes) -> None:
+        bucket, key = split(uri)
+        with translated(self._call("writing", uri)):
+            self._client.put_object(Bucket=bucket, Key=key, Body=data, ChecksumSHA256=_checksum(data))
+
+    def upload(self, path: Path, entry: FileEntry, uri: str, progress: Progress) -> None:
+        bucket, key = split(uri)
+        with translated(self._call("uploading to", uri)):
+            upload = Upload(client=self._client, bucket=bucket, key=key, path=path, entry=entry)
+            upload.run(progress, num_connections=self._num_connections)
+
+    def ensure_bucket(self, bucket: str) -> None:
+        """Create `bucket` unless it is there."""
+        with translated(self._call("creating", f"s3://{bucket}")):
+            try:
+                self._client.head_bucket(Bucket=bucket)
+            except self._client.exceptions.ClientError as error:
+                if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
+                    raise
+                self._client.create_bucket(Bucket=bucket)
+
+    def _call(self, what: str, uri: str) -> Call:
+        return Call(what=what, uri=uri, endpoint=self._endpoint)
+
+
+def _connect(settings: StoreSettings, endpoint_url: str | None, credentials: Credentials | None) -> S3Client:
+    config = Config(
+        connect_timeout=settings.connect_timeout_s,
+        read_timeout=settings.read_timeout_s,
+        retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
+        max_pool_connections=settings.num_connections + 2,
+        # The whole object's checksum cannot be checked against a range, and older servers know none.
+        response_checksum_validation="when_required",
+        request_checksum_calculation="when_required",
+        # Every body carries its sha256 in a signed header, so signing need not hash it once more.
+        s3={"payload_signing_enabled": False, **({"addressing_style": "path"} if endpoint_url else {})},
+    )
+    keys: dict[str, Any] = {}
+    if credentials:
+        keys = {
+            "aws_access_key_id": credentials.access_key_id,
+            "aws_secret_access_key": credentials.secret_access_key,
+        }
+    session = boto3.session.Session(**keys)
+    region = session.region_name or ("us-east-1" if endpoint_url else None)
+    try:
+        return session.client("s3", endpoint_url=endpoint_url, region_name=region, config=config)
+    except ValueError as error:
+        raise SettingsError(f"store.endpoint_url {endpoint_url!r} is not the URL of a store: {error}") from error
+
+
+def _check_range(answer: Any, uri: str, start: int, length: int) -> None:
+    """Refuse an answer that holds other bytes than were asked for; the status does not say (rclone answers 200)."""
+    said = answer.get("ContentRange", "")
+    if start and not said.startswith(f"bytes {start}-"):
+        raise StoreError(f"the store ignores ranges: it answered {said or 'no range'!r} for {uri} from byte {start}")
+    if answer["ContentLength"] < length:
+        raise StoreError(f"{uri} ends {length - answer['ContentLength']} bytes early: it is truncated in the store")
+
+
+def _fill(buffer: memoryview, body: Any) -> None:
+    position = 0
+    while position < len(buffer):
+        num_bytes = body.readinto(buffer[position : position + _PIECE_BYTES])
+        if not num_bytes:
+            raise IncompleteReadError(actual_bytes=position, expected_bytes=len(buffer))
+        position += num_bytes
+
+
+def _checksum(data: bytes) -> str:
+    return base64.b64encode(hashlib.sha256(data).digest()).decode()

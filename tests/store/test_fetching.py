@@ -1,0 +1,368 @@
+"""From a version in the store to a verified folder, or to a clear refusal with nothing loadable."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import threading
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from registry_hooks import contract, manifest
+from registry_hooks.errors import (
+    CorruptFileError,
+    FetchCancelledError,
+    ManifestError,
+    NotACheckpointError,
+    ObjectMissingError,
+    RelayError,
+    StoreError,
+    StoreUnavailableError,
+)
+from registry_hooks.fetching import Fetched, cached
+from registry_hooks.golden import GoldenItem, GoldenSet
+from registry_hooks.manifest import Manifest
+from registry_hooks.memory_store import MemoryStore
+
+MIB = 1024 * 1024
+
+
+def test_a_fetched_folder_holds_the_published_bytes(shop: Any) -> None:
+    files, told = shop.files(), list[int]()
+    version = shop.publish(files)
+
+    fetched = shop.fetch(version, progress=told.append)
+
+    root = fetched.directory.parent
+    assert fetched.directory.name == "model"
+    assert {path: (root / path).read_bytes() for path in files} == files
+    assert (fetched.digest, fetched.attested, fetched.golden) == (version.digest, True, shop.golden)
+    assert fetched.size_bytes == sum(told) == sum(map(len, files.values()))
+    assert shop.complete == [version.digest]
+    assert shop.partials == []
+
+
+def test_equal_files_travel_once(shop: Any) -> None:
+    files = shop.files()
+    fetched = shop.fetch(shop.publish(files))
+
+    assert fetched.downloaded_bytes == fetched.size_bytes - len(files["components/tokenizer/tokenizer.json"])
+
+
+def test_the_next_version_brings_only_what_differs(shop: Any) -> None:
+    first = shop.files()
+    shop.fetch(shop.publish(first))
+    second = {**first, "model/model.safetensors": os.urandom(1000)}
+
+    assert shop.fetch(shop.publish(second)).downloaded_bytes == 1000
+
+
+def test_a_version_in_the_cache_needs_no_store(shop: Any) -> None:
+    version, told = shop.publish(shop.files()), list[int]()
+    first = shop.fetch(version)
+    shop.store.down = True
+
+    second = shop.fetch(version, progress=told.append)
+
+    assert second == replace(first, downloaded_bytes=0, fetch_s=0.0, verify_s=0.0)
+    assert sum(told) == second.size_bytes
+    sha256 = version.tags[contract.TAG_GOLDEN]
+    assert cached(shop.cache, first.digest, attested=True, golden_sha256=sha256) == second
+    assert cached(shop.cache, "0" * 64, attested=True, golden_sha256=sha256) is None
+
+
+@pytest.mark.parametrize("chunk", [0, 3])
+def test_a_flipped_bit_is_refused_with_file_and_chunk_and_nothing_is_loadable(shop: Any, chunk: int) -> None:
+    files = shop.files()
+    version = shop.publish(files)
+    data = bytearray(files["model/model.safetensors"])
+    data[chunk * manifest.CHUNK_BYTES + 7] ^= 1
+    shop.overwrite(version, "model/model.safetensors", bytes(data))
+
+    with pytest.raises(CorruptFileError, match=rf"model\.safetensors has wrong bytes in chunk {chunk}"):
+        shop.fetch(version)
+    assert shop.complete == []
+    assert shop.blobs == []
+    assert not [path for path in shop.partials if path.stat().st_size == len(data)]
+
+
+def test_a_bit_that_flips_on_the_way_is_asked_for_again(shop: Any) -> None:
+    class Flaky(MemoryStore):
+        flips = 1
+
+        def read_into(self, uri: str, start: int, buffer: memoryview) -> None:
+            super().read_into(uri, start, buffer)
+            if uri.endswith(".safetensors") and self.flips:
+                self.flips -= 1
+                buffer[0] ^= 1
+
+    shop.store = Flaky()
+    fetched = shop.fetch(shop.publish(shop.files()), num_connections=1)
+
+    assert fetched.downloaded_bytes > fetched.size_bytes
+    assert shop.complete == [fetched.digest]
+
+
+def test_a_truncated_object_is_refused(shop: Any) -> None:
+    files = shop.files()
+    version = shop.publish(files)
+    shop.overwrite(version, "model/model.safetensors", files["model/model.safetensors"][:-1])
+
+    with pytest.raises(StoreError, match="1 bytes early"):
+        shop.fetch(version)
+    assert shop.complete == []
+
+
+def test_a_missing_file_is_named(shop: Any) -> None:
+    version = shop.publish(shop.files())
+    elsewhere = replace(version, artifact_uri="s3://relay/v7/artifacts")
+
+    with pytest.raises(ObjectMissingError, match=r"v7/artifacts/manifest\.json"):
+        shop.fetch(elsewhere)
+
+
+def test_a_manifest_that_is_not_the_registrys_is_refused(shop: Any) -> None:
+    version = shop.publish(shop.files())
+    other = manifest.build([shop.describe("model/config.json", b"{}")])
+    shop.overwrite(version, contract.MANIFEST_FILE, other.to_json())
+
+    with pytest.raises(ManifestError, match="changed after publishing"):
+        shop.fetch(version)
+    assert shop.complete == []
+
+
+def test_golden_answers_that_are_not_the_registrys_are_refused(shop: Any) -> None:
+    version = shop.publish(shop.files())
+    easier = GoldenSet(items=(GoldenItem(prompt="", token_logprobs=(0.0,), greedy=()),), device="cpu", dtype="float32")
+    shop.overwrite(version, contract.GOLDEN_FILE, easier.to_json())
+
+    with pytest.raises(ManifestError, match=r"golden\.json has digest"):
+        shop.fetch(version)
+    assert shop.complete == []
+
+
+def test_the_same_files_with_new_golden_answers_take_the_new_ones(shop: Any) -> None:
+    files = shop.files()
+    shop.fetch(shop.publish(files))
+    new = GoldenSet(items=(GoldenItem(prompt="x", token_logprobs=(-2.0,), greedy=()),), device="cuda", dtype="bfloat16")
+
+    fetched = shop.fetch(shop.publish(files, new))
+
+    assert fetched.golden == new
+    assert fetched.downloaded_bytes == 0
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["../outside", "/etc/outside", "model/../../outside", "COMPLETE", "manifest.json", "golden.json", "COMPLETE/x"],
+)
+def test_a_manifest_cannot_write_outside_its_folder_or_over_the_caches_own_files(shop: Any, path: str) -> None:
+    files = {"model/config.json": b"{}", path: b"harm"}
+    entries = [shop.describe(name, data) for name, data in sorted(files.items())]
+    crafted = Manifest(files=tuple(entries)).to_json()
+    digest = hashlib.sha256(crafted).hexdigest()
+    version = shop.put({**files, contract.MANIFEST_FILE: crafted}, {contract.TAG_MANIFEST: digest})
+
+    with pytest.raises(ManifestError, match=r"unsafe|reserved"):
+        shop.fetch(version)
+    assert shop.complete == []
+    assert list(shop.cache_dir.parent.rglob("outside")) == []
+
+
+def test_a_manifest_that_contradicts_itself_cannot_poison_another_version(shop: Any) -> None:
+    good = shop.files(2 * manifest.CHUNK_BYTES)
+    bad = shop.files(2 * manifest.CHUNK_BYTES)
+    name = "model/model.safetensors"
+    lie = replace(shop.describe(name, bad[name]), sha256=hashlib.sha256(good[name]).hexdigest())
+    crafted = manifest.build([lie, shop.describe("model/config.json", good["model/config.json"])])
+    shop.fetch(shop.put({**bad, "manifest.json": crafted.to_json()}, {contract.TAG_MANIFEST: crafted.digest}))
+
+    fetched = shop.fetch(shop.publish(good))
+
+    assert (fetched.directory / "model.safetensors").read_bytes() == good[name]
+
+
+def test_a_manifest_without_a_model_is_refused(shop: Any) -> None:
+    with pytest.raises(NotACheckpointError, match="names no model"):
+        shop.fetch(shop.publish({"readme.md": b"hello"}))
+
+
+@pytest.mark.usefixtures("two_quick_attempts")
+def test_a_store_that_goes_away_and_comes_back_costs_only_the_rest(shop: Any) -> None:
+    version = shop.publish(shop.files())
+
+    def fail_late(uri: str, start: int) -> None:
+        if start >= 2 * manifest.CHUNK_BYTES:
+            raise StoreUnavailableError("the store is down")
+
+    shop.store.before_read = fail_late
+    with pytest.raises(StoreUnavailableError, match="the store is down"):
+        shop.fetch(version, num_connections=1)
+    nothing_yet = list(shop.complete)
+    shop.store.before_read = lambda uri, start: None
+    fetched = shop.fetch(version)
+
+    assert nothing_yet == []
+    assert fetched.downloaded_bytes < fetched.size_bytes - 2 * manifest.CHUNK_BYTES + 100
+    assert shop.complete == [version.digest]
+
+
+def test_wrong_bytes_of_an_earlier_try_are_fetched_again(shop: Any) -> None:
+    files = shop.files()
+    version = shop.publish(files)
+    shop.fetch(version)
+    [blob] = [path for path in shop.blobs if path.stat().st_size > MIB]
+    cache = shop.cache
+    cache.evict(0, keep=set())
+    data = bytearray(files["model/model.safetensors"])
+    data[manifest.CHUNK_BYTES] ^= 1
+    cache.partial(blob.name).write_bytes(data)
+
+    fetched = shop.fetch(version)
+
+    assert fetched.downloaded_bytes < 2 * manifest.CHUNK_BYTES
+    assert (fetched.directory / "model.safetensors").read_bytes() == files["model/model.safetensors"]
+
+
+@pytest.mark.usefixtures("two_quick_attempts")
+def test_one_silence_of_the_store_is_survived(shop: Any) -> None:
+    silences = [True]
+
+    def once(uri: str, start: int) -> None:
+        if start and silences:
+            silences.clear()
+            raise StoreUnavailableError("silence")
+
+    shop.store.before_read = once
+
+    assert shop.fetch(shop.publish(shop.files())).attested
+
+
+def test_a_cancelled_fetch_ends_and_keeps_what_had_arrived(shop: Any) -> None:
+    version, told = shop.publish(shop.files()), list[int]()
+
+    with pytest.raises(FetchCancelledError):
+        shop.fetch(version, num_connections=1, progress=told.append, cancelled=lambda: sum(told) > manifest.CHUNK_BYTES)
+
+    assert shop.complete == []
+    assert shop.fetch(version).downloaded_bytes <= sum(map(len, shop.files().values())) - manifest.CHUNK_BYTES
+
+
+def test_a_fetch_that_takes_too_long_ends(shop: Any) -> None:
+    with pytest.raises(StoreUnavailableError, match="fetch_timeout_s"):
+        shop.fetch(shop.publish(shop.files()), deadline_s=0.0)
+
+
+@pytest.mark.parametrize("place", ["posix_fallocate", "pwrite"])
+def test_a_full_disk_is_said_and_leaves_nothing(shop: Any, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    version = shop.publish(shop.files())
+    monkeypatch.setattr(os, place, full)
+
+    with pytest.raises(StoreError, match=r"disk of .* is full.*max_cache_bytes"):
+        shop.fetch(version)
+    assert (shop.complete, shop.blobs, shop.partials) == ([], [], [])
+
+
+def test_two_fetches_into_one_cache_take_turns(shop: Any) -> None:
+    version, results = shop.publish(shop.files()), list[Fetched | RelayError]()
+    threads = [threading.Thread(target=lambda: results.append(shop.fetch(version))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    first, second = results
+    assert isinstance(first, Fetched)
+    assert isinstance(second, Fetched)
+    assert first.directory == second.directory
+    assert sorted([first.downloaded_bytes, second.downloaded_bytes])[0] == 0
+
+
+def test_waiting_for_another_fetch_is_bounded(shop: Any) -> None:
+    lock = shop.cache.try_fetch_lock()
+    assert lock is not None
+
+    with pytest.raises(StoreUnavailableError, match="fetch_timeout_s"):
+        shop.fetch(shop.publish(shop.files()), deadline_s=0.2)
+    os.close(lock)
+
+
+def test_a_version_outside_s3_says_how_to_start_mlflow(shop: Any) -> None:
+    version = replace(shop.publish(shop.files()), artifact_uri="mlflow-artifacts:/1/models/m-1/artifacts")
+
+    with pytest.raises(StoreError, match="--no-serve-artifacts"):
+        shop.fetch(version)
+
+
+@pytest.mark.parametrize("folder", ["", "model/"])
+def test_a_version_without_a_manifest_is_served_unattested(shop: Any, folder: str) -> None:
+    weights = os.urandom(manifest.CHUNK_BYTES + 5)
+    version = shop.put(
+        {
+            f"{folder}config.json": b"{}",
+            f"{folder}model.safetensors": weights,
+            f"{folder}tokenizer.json": b"tokens",
+            f"{folder}optimizer.pt": b"a pickle",
+            f"{folder}nested/model.safetensors": b"another model",
+            "MLmodel": b"flavors: {}",
+            "components/tokenizer/tokenizer.json": b"other tokens",
+        }
+    )
+
+    first = shop.fetch(version)
+    again = shop.fetch(version)
+
+    names = {path.name: path.read_bytes() for path in first.directory.iterdir()}
+    assert names == {"config.json": b"{}", "model.safetensors": weights, "tokenizer.json": b"tokens"}
+    assert (first.attested, first.golden) == (False, None)
+    assert (
+        first.digest == again.digest == manifest.parse((first.directory.parent / "manifest.json").read_bytes()).digest
+    )
+
+
+def test_the_tokenizer_that_mlflow_stores_elsewhere_is_put_beside_the_weights(shop: Any) -> None:
+    version = shop.put(
+        {
+            "model/config.json": b"{}",
+            "model/model.safetensors": b"weights",
+            "components/tokenizer/tokenizer.json": b"tokens",
+            "components/tokenizer/chat_template.jinja": b"{{ messages }}",
+            "components/tokenizer/evil.py": b"import os",
+        }
+    )
+
+    folder = shop.fetch(version).directory
+
+    assert sorted(os.listdir(folder)) == ["chat_template.jinja", "config.json", "model.safetensors", "tokenizer.json"]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "holds no files at all"),
+        ({"readme.md": b"hello"}, r"no config\.json"),
+        ({"model/config.json": b"{}"}, r"no \*\.safetensors"),
+        ({"config.json": b"{}", "pytorch_model.bin": b"pickle"}, r"only as pickle \(pytorch_model\.bin\)"),
+    ],
+)
+def test_what_is_no_checkpoint_in_safetensors_is_refused(shop: Any, files: dict[str, bytes], message: str) -> None:
+    version = shop.put(files)
+
+    with pytest.raises(NotACheckpointError, match=message) as raised:
+        shop.fetch(version)
+    assert version.artifact_uri in str(raised.value)
+    assert shop.complete == []
+
+
+def test_a_golden_file_without_a_tag_is_not_believed(shop: Any) -> None:
+    version = shop.publish(shop.files(), golden=None)
+    shop.overwrite(version, contract.GOLDEN_FILE, json.dumps({}).encode())
+
+    assert shop.fetch(version).golden is None
