@@ -180,8 +180,8 @@ def _judge(recorded: GoldenSet, observed: GoldenSet, differences: list[float]) -
     tolerance = tolerance_for(recorded.dtype, observed.dtype)
     mean, largest = math.fsum(differences) / len(differences), max(differences)
     measured = (
-        f"mean {mean:.2g} (at most {tolerance.mean:g}), largest {largest:.2g} (at most {tolerance.largest:g}) nats over "
-        f"{len(differences)} tokens, {recorded.dtype} on {recorded.device} recorded, "
+        f"mean {mean:.2g} (at most {tolerance.mean:g}), largest {largest:.2g} (at most {tolerance.largest:g}) nats "
+        f"over {len(differences)} tokens, {recorded.dtype} on {recorded.device} recorded, "
         f"{observed.dtype} on {observed.device} here"
     )
     passed = mean <= tolerance.mean and largest <= tolerance.largest

@@ -1,6 +1,6 @@
 """The registry as the publisher sees it: a child run and a LoggedModel first, the model version last.
 
-Why a run per checkpoint: the Compare page of MLflow reads only the runs of versions; versions that share one look alike.
+Why a run per checkpoint: the Compare page of MLflow reads only the runs of versions; versions of one run look alike.
 Why a LoggedModel: it is what the Models tab and the charts show, and `models:/…` URIs resolve to it.
 """
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from registry_hooks.errors import SettingsError
 
@@ -89,6 +89,9 @@ class ServeSettings(_Section):
 
     host: str = Field("127.0.0.1", description="Address to bind. Other than loopback needs `api_key`.")
     port: int = Field(8765, ge=0, le=65535, description="Port; 0 takes a free one.")
+    public_url: str = Field(
+        "", description="What other machines call this server, for `relay status`. Unset: its host and port."
+    )
     server_name: str = Field(
         default_factory=_host_name, description="Name of this server in the registry. Unset: the host's name."
     )
@@ -119,15 +122,6 @@ class ServeSettings(_Section):
     )
     require_manifest: bool = Field(False, description="Refuse versions that were not published by Relay.")
     require_golden: bool = Field(False, description="Refuse versions without golden answers.")
-
-    @model_validator(mode="after")
-    def _key_when_reachable(self) -> ServeSettings:
-        if self.host not in LOOPBACK_HOSTS and self.api_key is None:
-            raise ValueError(
-                f"binding {self.host} lets other machines in, so a key is needed: set RELAY_SERVE__API_KEY, "
-                "or bind 127.0.0.1"
-            )
-        return self
 
 
 class StackSettings(_Section):

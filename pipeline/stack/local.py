@@ -125,7 +125,7 @@ def running(program: Program, data_dir: Path) -> Iterator[Child]:
 
 def _bucket_exists(port: int, credentials: Credentials, bucket: str) -> Callable[[], bool]:
     endpoint = f"http://{HOST}:{port}"
-    settings = StoreSettings(connect_timeout_s=_PROBE_TIMEOUT_S, read_timeout_s=_PROBE_TIMEOUT_S)  # type: ignore[call-arg]
+    settings = StoreSettings(connect_timeout_s=_PROBE_TIMEOUT_S, read_timeout_s=_PROBE_TIMEOUT_S)
     store = S3Store(settings, endpoint, credentials=credentials)
 
     def ask() -> bool:

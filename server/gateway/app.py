@@ -116,8 +116,8 @@ def _add_reload_route(app: FastAPI, gateway: Gateway) -> None:
         """Look at the alias now, and wait (bounded) for what comes of it."""
         _check_key(request, gateway.settings)
         if dry_run:
-            action, plan = await asyncio.to_thread(gateway.watcher.preview)
-            return planned(gateway.lineup, gateway.journal.status, action, plan)
+            preview = await asyncio.to_thread(gateway.watcher.preview)
+            return planned(gateway.lineup, gateway.journal.status, preview)
         asked_at = datetime.now(UTC)
         try:
             ticket = gateway.watcher.look_now(retry_refused=force)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import Future
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from registry_hooks import events
@@ -21,6 +22,15 @@ from server.gateway.watching import Action, Actual, BootFromCache, FlipToWarm, K
 
 MAX_REMEMBERED = 1000
 DEATHS_FORGOTTEN_S = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """What a turn of the loop would do, for a dry run; `plan` says how a version would be started."""
+
+    seen: Sighting
+    action: Action
+    plan: Plan | None
 
 
 class Watcher(threading.Thread):
@@ -56,11 +66,12 @@ class Watcher(threading.Thread):
         self._wake.set()
         return ticket
 
-    def preview(self) -> tuple[Action, Plan | None]:
+    def preview(self) -> Preview:
         """What a turn would do now, and how it would be started; changes nothing."""
         seen = self._ask()
         action = watching.next_action(seen, self._actual(), dict(self._refusals), now=datetime.now(UTC))
-        return action, self._loader.plan(action.version) if isinstance(action, Load) else None
+        plan = self._loader.plan(action.version) if isinstance(action, Load) else None
+        return Preview(seen=seen, action=action, plan=plan)
 
     def run(self) -> None:
         while not self._stopping.is_set():
@@ -159,6 +170,7 @@ class Watcher(threading.Thread):
         if not self._settings.serve.keep_previous and (previous := self._lineup.drop_previous()) is not None:
             self._loader.engines.retire(previous, self._lineup)
         self._loader.remember(slot)
+        self._loader.engines.keep_spare()
 
     def _flip_to_warm(self, reload: Reload) -> None:
         slot = self._lineup.previous

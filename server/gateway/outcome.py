@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from pydantic import BaseModel, Field
 
+from server.gateway.control import Preview
 from server.gateway.journal import WatchStatus
 from server.gateway.lineup import LineUp, identity
-from server.gateway.room import Plan
-from server.gateway.watching import Action
 
 HTTP_STATUS = {
     "reloaded": 200,
@@ -60,9 +60,10 @@ def describe(lineup: LineUp, status: WatchStatus, *, asked_at: datetime, pending
     return _answer(lineup, status, word, status.because)
 
 
-def planned(lineup: LineUp, status: WatchStatus, action: Action, plan: Plan | None) -> ReloadAnswer:
+def planned(lineup: LineUp, status: WatchStatus, preview: Preview) -> ReloadAnswer:
     """Say what a look at the alias would lead to."""
-    answer = _answer(lineup, status, "planned", action.because)
+    answer = _answer(lineup, replace(status, desired=preview.seen.version), "planned", preview.action.because)
+    plan = preview.plan
     if plan is not None:
         answer.plan = PlanInfo(
             mode=plan.mode,
@@ -71,7 +72,7 @@ def planned(lineup: LineUp, status: WatchStatus, action: Action, plan: Plan | No
             free_bytes=plan.free_bytes,
             reason=plan.because,
         )
-    answer.action = type(action).__name__.lower()
+    answer.action = type(preview.action).__name__.lower()
     return answer
 
 

@@ -128,7 +128,7 @@ def deployment_record(reload: Reload, *, server: str, slot: Slot | None) -> RunR
         run_name=f"{server}/v{version.version}/{reload.outcome}",
         params=params,
         metrics=metrics,
-        tags={**tags, "relay.because": (reload.because or reload.verdict)[:500]},
+        tags={**tags, contract.TAG_BECAUSE: (reload.because or reload.verdict)[:500]},
         failed=reload.outcome != "served",
         started_at=reload.started_at,
         ended_at=reload.ended_at,

@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from types import FrameType
 
 import uvicorn
-from registry_hooks.blobs import BlobCache
 
 from registry_hooks import events
-from registry_hooks.errors import PortInUseError
+from registry_hooks.blobs import BlobCache
+from registry_hooks.errors import PortInUseError, SettingsError
 from registry_hooks.mlflow_registry import MlflowRegistry
 from registry_hooks.ports import ObjectReader, ReportSink, VersionSource
 from registry_hooks.s3_store import S3Store
-from registry_hooks.settings import Settings
+from registry_hooks.settings import LOOPBACK_HOSTS, ServeSettings, Settings
 from server.gateway.app import Gateway, create_app
 from server.gateway.control import Watcher
 from server.gateway.engines import EngineRoom
@@ -29,7 +29,7 @@ from server.gateway.metrics import Metrics
 from server.gateway.reloading import Loader
 from server.gateway.reporting import Reporter
 
-_STEP_S = 0.05
+_WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound
 
 
 class _Server(uvicorn.Server):
@@ -60,11 +60,12 @@ def serve(settings: Settings) -> int:
     """Serve until SIGINT or SIGTERM.
 
     Raises:
+        SettingsError: Other machines could come in without a key.
         PortInUseError: Somebody else listens there.
     """
+    check_key(settings.serve)
     listener = listen(settings.serve.host, settings.serve.port)
-    host, port = listener.getsockname()[:2]
-    url = f"http://{host}:{port}"
+    url = public_url(settings.serve, port=listener.getsockname()[1])
     registry = MlflowRegistry(
         settings.tracking_uri, timeout_s=settings.registry.timeout_s, write_timeout_s=settings.registry.write_timeout_s
     )
@@ -117,6 +118,25 @@ def _take_down(watcher: Watcher, engines: EngineRoom, lineup: LineUp, journal: J
             slot.engine.stop()
     journal.beat(stopped=True)
     reporter.stop()
+
+
+def check_key(serve: ServeSettings) -> None:
+    """Refuse to let other machines in without a key.
+
+    Raises:
+        SettingsError: The address is not loopback, and there is no key.
+    """
+    if serve.host not in LOOPBACK_HOSTS and serve.api_key is None:
+        raise SettingsError(
+            f"binding {serve.host} lets other machines in, so a key is needed and nothing was started: "
+            "set RELAY_SERVE__API_KEY, or bind 127.0.0.1"
+        )
+
+
+def public_url(serve: ServeSettings, *, port: int) -> str:
+    """Where `relay status` finds this server: a wildcard address means nothing to another machine."""
+    host = socket.gethostname() if serve.host in _WILDCARDS else serve.host
+    return serve.public_url.rstrip("/") or f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def listen(host: str, port: int) -> socket.socket:

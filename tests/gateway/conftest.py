@@ -74,19 +74,20 @@ class RunningGateway:
             raise
 
 
-@pytest.fixture
-def start_gateway(stack: Any, tmp_path: Path) -> Iterator[Callable[..., RunningGateway]]:
-    """Starts gateways on free ports, and stops them."""
+@pytest.fixture(scope="session")
+def gateways(stack: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., RunningGateway]]:
+    """Starts gateways on free ports; stops those that still run at the end."""
     running: list[RunningGateway] = []
+    logs = tmp_path_factory.mktemp("gateways")
 
-    def start(model: str, *, cache: Path | None = None, wait: bool = True, **environ: str) -> RunningGateway:
-        log = tmp_path / f"gateway-{len(running)}.log"
+    def start(model: str, *, cache: Path, wait: bool = True, **environ: str) -> RunningGateway:
+        log = logs / f"gateway-{len(running)}.log"
         settings = {
             "RELAY_REGISTRY__NAME": model,
             "RELAY_SERVE__PORT": "0",
             "RELAY_SERVE__POLL_S": "0.2",
             "RELAY_SERVE__SERVER_NAME": "test",
-            "RELAY_SERVE__CACHE_DIR": str(cache or tmp_path / "cache"),
+            "RELAY_SERVE__CACHE_DIR": str(cache),
             "RELAY_SERVE__SHUTDOWN_GRACE_S": "3",
             "RELAY_ENGINE__NUM_THREADS": "1",
         }
@@ -106,8 +107,38 @@ def start_gateway(stack: Any, tmp_path: Path) -> Iterator[Callable[..., RunningG
     yield start
     for gateway in running:
         gateway.client.close()
-        with contextlib.suppress(Exception):
+        if gateway.process.poll() is None:
             gateway.stop()
+
+
+@pytest.fixture
+def start_gateway(gateways: Callable[..., RunningGateway], tmp_path: Path) -> Iterator[Callable[..., RunningGateway]]:
+    """Starts gateways for one test, with a cache of their own."""
+    started: list[RunningGateway] = []
+
+    def start(model: str, *, cache: Path | None = None, **options: Any) -> RunningGateway:
+        started.append(gateways(model, cache=cache or tmp_path / "cache", **options))
+        return started[-1]
+
+    yield start
+    for gateway in started:
+        if gateway.process.poll() is None:
+            gateway.stop()
+
+
+@pytest.fixture(scope="session")
+def _shared(
+    gateways: Callable[..., RunningGateway], served_model: str, tmp_path_factory: pytest.TempPathFactory
+) -> Any:
+    return gateways(served_model, cache=tmp_path_factory.mktemp("shared-cache"))
+
+
+@pytest.fixture
+def gateway(_shared: RunningGateway, served_model: str, person: Any) -> RunningGateway:
+    """A gateway that several tests share; it serves version 1 when a test begins."""
+    person.set_registered_model_alias(served_model, "Production", 1)
+    _shared.wait_for_version(1)
+    return _shared
 
 
 def _url(log: Path) -> str | None:

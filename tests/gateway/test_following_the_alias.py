@@ -25,11 +25,9 @@ def events_of(text: str) -> list[dict[str, Any]]:
 
 
 def test_the_alias_is_followed_there_and_back_and_streams_end_where_they_began(
-    start_gateway: Start, served_model: str, person: Any
+    gateway: Any, served_model: str, person: Any
 ) -> None:
-    person.set_registered_model_alias(served_model, "Production", 1)
-    gateway = start_gateway(served_model)
-    first = gateway.wait_for_version(1)
+    first = gateway.info()
     stream_body = {
         "messages": [{"role": "user", "content": "x"}],
         "stream": True,
@@ -55,7 +53,6 @@ def test_the_alias_is_followed_there_and_back_and_streams_end_where_they_began(
     assert second["previous_version"] == 1
     assert {"fetch", "verify", "start", "golden", "warm", "flip"} <= set(second["last_reload"]["seconds"])
     assert set(back["last_reload"]["seconds"]) == {"flip"}
-    assert gateway.stop() == 0
 
 
 def test_the_registry_is_told_what_is_served_and_each_deployment_is_a_run(
@@ -64,23 +61,21 @@ def test_the_registry_is_told_what_is_served_and_each_deployment_is_a_run(
     person.set_registered_model_alias(served_model, "Production", 2)
     gateway = start_gateway(served_model, RELAY_SERVE__SERVER_NAME="box-a")
     gateway.wait_for_version(2)
-    gateway.stop()
+    exit_code = gateway.stop()
 
     heartbeat = json.loads(person.get_registered_model(served_model).tags["relay.server.box-a"])
     experiment = person.get_experiment_by_name(f"{served_model}/deployments")
     runs = person.search_runs([experiment.experiment_id], "params.server = 'box-a'")
     run = runs[0].data
 
+    assert exit_code == 0
     assert (heartbeat["serving"], heartbeat["step"], heartbeat["stopped"]) == (2, 20, True)
     assert (run.params["version"], run.params["step"], run.params["outcome"]) == ("2", "20", "served")
     assert run.metrics["seconds/start"] > 0
     assert run.metrics["bytes"] > 1_000_000
 
 
-def test_a_deleted_alias_keeps_the_model_in_service(start_gateway: Start, served_model: str, person: Any) -> None:
-    person.set_registered_model_alias(served_model, "Production", 1)
-    gateway = start_gateway(served_model)
-    gateway.wait_for_version(1)
+def test_a_deleted_alias_keeps_the_model_in_service(gateway: Any, served_model: str, person: Any) -> None:
     person.delete_registered_model_alias(served_model, "Production")
 
     answer = gateway.client.post(f"{gateway.url}/models/reload")
@@ -91,10 +86,7 @@ def test_a_deleted_alias_keeps_the_model_in_service(start_gateway: Start, served
     assert gateway.chat().status_code == 200
 
 
-def test_the_names_of_live_versions_choose_the_engine(start_gateway: Start, served_model: str, person: Any) -> None:
-    person.set_registered_model_alias(served_model, "Production", 1)
-    gateway = start_gateway(served_model)
-    gateway.wait_for_version(1)
+def test_the_names_of_live_versions_choose_the_engine(gateway: Any, served_model: str, person: Any) -> None:
     person.set_registered_model_alias(served_model, "Production", 2)
     gateway.wait_for_version(2)
 
@@ -113,11 +105,9 @@ def test_the_names_of_live_versions_choose_the_engine(start_gateway: Start, serv
 
 
 def test_an_engine_killed_in_a_stream_gives_an_error_event_and_the_next_request_is_answered(
-    start_gateway: Start, served_model: str, person: Any
+    gateway: Any, served_model: str, person: Any
 ) -> None:
-    person.set_registered_model_alias(served_model, "Production", 1)
-    gateway = start_gateway(served_model)
-    pid = gateway.wait_for_version(1)["engine_pid"]
+    pid = gateway.info()["engine_pid"]
     body = {"messages": [{"role": "user", "content": "x"}], "stream": True, "max_tokens": 200}
     pieces = []
 
@@ -185,10 +175,7 @@ def test_a_key_is_asked_for_where_one_is_set(start_gateway: Start, served_model:
     assert "sesame" not in gateway.log.read_text()
 
 
-def test_bad_requests_get_openai_errors_and_hurt_nobody(start_gateway: Start, served_model: str, person: Any) -> None:
-    person.set_registered_model_alias(served_model, "Production", 1)
-    gateway = start_gateway(served_model)
-    gateway.wait_for_version(1)
+def test_bad_requests_get_openai_errors_and_hurt_nobody(gateway: Any, served_model: str, person: Any) -> None:
     url = f"{gateway.url}/v1/chat/completions"
     bodies: list[bytes] = [b"", b"{", b"[]", b'"x"', b"\xff\xfe", b'{"model": 3}', b'{"messages": []}', b"[" * 100_000]
     bodies += [
@@ -238,12 +225,7 @@ def test_requests_before_the_first_load_are_told_to_come_back(start_gateway: Sta
     assert gateway.client.get(f"{gateway.url}/ready").status_code == 503
 
 
-def test_no_request_fails_while_the_alias_goes_back_and_forth(
-    start_gateway: Start, served_model: str, person: Any
-) -> None:
-    person.set_registered_model_alias(served_model, "Production", 1)
-    gateway = start_gateway(served_model)
-    gateway.wait_for_version(1)
+def test_no_request_fails_while_the_alias_goes_back_and_forth(gateway: Any, served_model: str, person: Any) -> None:
     stop, answers = threading.Event(), []
 
     def ask() -> None:
