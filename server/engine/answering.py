@@ -1,0 +1,89 @@
+"""One request in flight, on the event loop's side: events come from the engine's thread, pieces of text go out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from server.engine.api_errors import OverloadedError, ServerError, StoppingError
+from server.engine.asks import Ask, Event, Failed, Finished, PromptScored, StopReason, TokenMade
+from server.engine.meters import Meters, Stopwatch
+from server.engine.scheduling import Engine, EngineStoppedError, QueueFullError
+from server.engine.transcript import Piece, Transcript
+
+
+class Answering:
+    """An answer that is being made. The queue between the threads is bounded by the answer's own length."""
+
+    def __init__(self, engine: Engine, ask: Ask, transcript: Transcript, meters: Meters) -> None:
+        """Put the request in the engine's line.
+
+        Raises:
+            OverloadedError: Too many wait already.
+            StoppingError: The engine is ending.
+        """
+        self.ask = ask
+        self.transcript = transcript
+        self.finish_reason: StopReason = "stop"
+        self._meters = meters
+        self._outcome: str | None = None
+        self._inbox: asyncio.Queue[Event] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        try:
+            self._ticket = engine.submit(ask, lambda step: _hand_over(loop, self._put, step))
+        except QueueFullError as error:
+            meters.requests.labels("refused").inc()
+            raise OverloadedError(str(error)) from error
+        except EngineStoppedError as error:
+            raise StoppingError(str(error)) from error
+        meters.prompt_tokens.inc(len(ask.prompt_ids))
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """The answer, as it is made; afterwards `finish_reason` says why it ended.
+
+        Raises:
+            ServerError: The engine failed on it.
+        """
+        if not self.ask.scores_prompt:
+            yield self.transcript.opening()
+        stopwatch = Stopwatch(self._meters)
+        while self._outcome is None:
+            match await self._inbox.get():
+                case PromptScored() as event:
+                    # A long prompt with many alternatives has tens of thousands of tokens to name.
+                    yield await asyncio.to_thread(self.transcript.prompt, event)
+                case TokenMade() as event:
+                    stopwatch.token()
+                    yield self.transcript.token(event)
+                    if self.transcript.is_stopped:
+                        self._end("stop")
+                case Finished(reason=reason):
+                    yield self.transcript.ending()
+                    self._end(self.transcript.reason(reason))
+                case Failed(because=because):
+                    self._outcome = "failed"
+                    raise ServerError(because)
+
+    def close(self) -> None:
+        """The answer is complete, or nobody waits for it any more. Safe to call twice."""
+        self._ticket.cancel()
+        if self._outcome != "counted":
+            self._meters.requests.labels(self._outcome or "cancelled").inc()
+            self._outcome = "counted"
+
+    def usage(self) -> dict[str, int]:
+        """Token counts, as OpenAI's clients read them."""
+        prompt, made = len(self.ask.prompt_ids), self.transcript.num_tokens
+        return {"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made}
+
+    def _end(self, reason: StopReason) -> None:
+        self.finish_reason = self._outcome = reason
+
+    def _put(self, step: Sequence[Event]) -> None:
+        for event in step:
+            self._inbox.put_nowait(event)
+
+
+def _hand_over(loop: asyncio.AbstractEventLoop, put: Callable[[Sequence[Event]], None], step: Sequence[Event]) -> None:
+    """In the engine's thread; a loop that has ended raises, which cancels the request."""
+    loop.call_soon_threadsafe(put, step)

@@ -1,0 +1,138 @@
+"""The OpenAI API of one engine. Everything here runs on the event loop, which generation never blocks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from server.engine import prompts, wire
+from server.engine.answering import Answering
+from server.engine.api_errors import ApiError, InvalidRequestError, ServerError
+from server.engine.asks import Ask
+from server.engine.bodies import read_json
+from server.engine.formats import ChatFormat, CompletionFormat, Format
+from server.engine.identity import Envelope
+from server.engine.meters import Meters
+from server.engine.responses import AnswerStream, whole_answer
+from server.engine.running import RunningEngine
+from server.engine.transcript import Transcript
+
+# Names of tokens to keep for `logprobs`: making one costs more than all else about a token.
+_MAX_NAMES = 65536
+
+
+def build_app(running: RunningEngine) -> FastAPI:
+    """The app that serves `running`."""
+    app = FastAPI(title="Relay engine", docs_url=None, redoc_url=None, openapi_url=None)
+    _Routes(running).add_to(app)
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ClientDisconnect, _client_left)
+    app.add_exception_handler(Exception, _unexpected)
+    return app
+
+
+class _Routes:
+    """The handlers, and what they share."""
+
+    def __init__(self, running: RunningEngine) -> None:
+        self._running = running
+        self._meters = Meters(running.engine)
+        self._name_token = lru_cache(maxsize=_MAX_NAMES)(running.name_token)
+        # One thread, off the event loop: a long prompt takes a while, and tokenizers are not made for two at once.
+        self._prompting = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prompts")
+
+    def add_to(self, app: FastAPI) -> None:
+        routes: tuple[tuple[str, str, Callable[..., Any]], ...] = (
+            ("GET", "/health", self.health),
+            ("GET", "/metrics", self.metrics),
+            ("GET", "/v1/models", self.models),
+            ("GET", "/v1/models/{model:path}", self.model),
+            ("POST", "/v1/chat/completions", self.chat),
+            ("POST", "/v1/completions", self.completion),
+        )
+        for method, path, handler in routes:
+            app.add_api_route(path, handler, methods=[method], response_model=None)
+
+    async def health(self) -> Response:
+        """Liveness: says that the event loop turns, whatever the model does."""
+        return JSONResponse(self._running.health())
+
+    async def metrics(self) -> Response:
+        return Response(self._meters.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def models(self) -> Response:
+        return JSONResponse({"object": "list", "data": [self._card()]})
+
+    async def model(self, model: str) -> Response:
+        self._running.identity.check(model)
+        return JSONResponse(self._card())
+
+    async def chat(self, request: Request) -> Response:
+        body = wire.parse(wire.ChatRequest, await read_json(request))
+        self._running.identity.check(body.model)
+        ask = await self._prompt(partial(prompts.ask_of_chat, self._running.loaded, body))
+        return await self._answer(request, body, ask, ChatFormat())
+
+    async def completion(self, request: Request) -> Response:
+        body = wire.parse(wire.CompletionRequest, await read_json(request))
+        self._running.identity.check(body.model)
+        ask = await self._prompt(partial(prompts.ask_of_completion, self._running.loaded, body))
+        echo = None
+        if body.echo:
+            echo = body.prompt if isinstance(body.prompt, str) else self._running.decode(body.prompt)
+        return await self._answer(request, body, ask, CompletionFormat(with_logprobs=body.logprobs is not None), echo)
+
+    async def _prompt(self, make: Callable[[], Ask]) -> Ask:
+        return await asyncio.get_running_loop().run_in_executor(self._prompting, make)
+
+    async def _answer(
+        self,
+        request: Request,
+        body: wire.ChatRequest | wire.CompletionRequest,
+        ask: Ask,
+        form: Format,
+        echo: str | None = None,
+    ) -> Response:
+        transcript = Transcript(
+            decode=self._running.decode,
+            name_token=self._name_token,
+            prompt_ids=ask.prompt_ids,
+            stops=body.stop or (),
+            echo=echo,
+        )
+        answering = Answering(self._running.engine, ask, transcript, self._meters)
+        envelope = Envelope.new(form.id_prefix, self._running.identity)
+        if body.stream:
+            return AnswerStream(answering, form, envelope, include_usage=body.include_usage)
+        return await whole_answer(request, answering, form, envelope)
+
+    def _card(self) -> dict[str, Any]:
+        return self._running.identity.card(self._running.loaded.max_model_len_tokens)
+
+
+async def _api_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)  # noqa: S101 - the handler is registered for it
+    return JSONResponse(error.body(), status_code=error.status, headers=dict(error.headers))
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - the handler is registered for it
+    body = InvalidRequestError(f"{error.detail}: see /v1/models, /v1/chat/completions and /v1/completions").body()
+    return JSONResponse(body, status_code=error.status_code, headers=error.headers)
+
+
+async def _client_left(_: Request, __: Exception) -> Response:
+    return Response(status_code=499)
+
+
+async def _unexpected(_: Request, error: Exception) -> Response:
+    return JSONResponse(ServerError(f"unexpected {type(error).__name__}").body(), status_code=500)

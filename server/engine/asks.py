@@ -1,0 +1,89 @@
+"""What the API asks of the engine, and the events that it gets back. Pure: no torch, no HTTP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+StopReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How the next token is chosen.
+
+    Attributes:
+        temperature: 0 is greedy.
+        top_p: Probability mass of the nucleus, 0..1; the likeliest token is always in it.
+        seed: Of the request's own generator; None draws a new one.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """One request, checked against the model's limits.
+
+    Attributes:
+        max_new_tokens: 0 only reads the prompt.
+        num_top_logprobs: Alternatives to report with each token; None reports no log-probabilities.
+        scores_prompt: Report the prompt's tokens too.
+    """
+
+    prompt_ids: tuple[int, ...]
+    max_new_tokens: int
+    sampling: Sampling = Sampling()
+    num_top_logprobs: int | None = None
+    scores_prompt: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenScore:
+    """Natural-log probabilities at one place, from the raw logits.
+
+    Attributes:
+        logprob: Of the token that stands there.
+        top: Token ids and log-probabilities of the likeliest, best first.
+    """
+
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptScored:
+    """The whole prompt has been read.
+
+    Attributes:
+        scores: Of prompt tokens 1..T-1 (token 0 has no context).
+    """
+
+    scores: tuple[TokenScore, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenMade:
+    """One more token."""
+
+    token_id: int
+    score: TokenScore | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """The last event of an answer that came to its end. The end token itself was counted and is not among the text."""
+
+    reason: StopReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """The last event of an answer that did not."""
+
+    because: str
+
+
+Event = PromptScored | TokenMade | Finished | Failed

@@ -1,0 +1,112 @@
+"""The token loop for one request. Shapes: B = 1 batch, T tokens of a chunk, V vocabulary, K alternatives.
+
+Tokens are those of `model.generate` with greedy search; what it lacks is a place to stop between two tokens. The
+next engine replaces this loop by a batched one behind the same events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+
+import torch
+from transformers import DynamicCache
+
+from server.engine.asks import Ask, Event, Finished, PromptScored, TokenMade, TokenScore
+from server.engine.loading import LoadedModel
+from server.engine.sampling import Sampler
+
+# A prompt is read in pieces so that a client that went away is noticed in between.
+PREFILL_CHUNK_TOKENS = 512
+# Logits of all places are wanted to score a prompt: 16 M floats are 64 MB, whatever the vocabulary.
+MAX_LOGITS_OF_CHUNK = 16 * 1024 * 1024
+MIN_CHUNK_TOKENS = 16
+
+
+def generate(loaded: LoadedModel, ask: Ask) -> Iterator[list[Event]]:
+    """Answer `ask`: after each forward pass, the events that came of it. The last is `Finished`.
+
+    Raises:
+        FloatingPointError: Logits are not finite.
+    """
+    forward = _Forward(loaded)
+    sampler = Sampler(ask.sampling)
+    if ask.scores_prompt:
+        logits_V = yield from _read_scoring(forward, ask)
+    else:
+        logits_V = yield from _read(forward, ask)
+    for num_left in reversed(range(ask.max_new_tokens)):
+        token = sampler.pick(logits_V)
+        if token in loaded.eos_ids:
+            yield [Finished(reason="stop")]
+            return
+        score = None if ask.num_top_logprobs is None else score_tokens(logits_V[None], [token], ask.num_top_logprobs)[0]
+        yield [TokenMade(token_id=token, score=score)]
+        if num_left:
+            logits_V = forward([token], last_only=True)[-1]
+    yield [Finished(reason="length")]
+
+
+class _Forward:
+    """Forward passes of one sequence, each over the tokens that follow the last."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self.loaded = loaded
+        self._cache = DynamicCache(config=loaded.model.config)
+
+    @torch.inference_mode()
+    def __call__(self, ids: list[int], *, last_only: bool) -> torch.Tensor:
+        """Raw logits in float32, one row per token of `ids` or only the last."""
+        keep = {"logits_to_keep": 1} if last_only and self.loaded.keeps_logits else {}
+        ids_BT = torch.tensor([ids], device=self.loaded.device)
+        output = self.loaded.model(input_ids=ids_BT, past_key_values=self._cache, use_cache=True, **keep)
+        logits_TV: torch.Tensor = output.logits[0]
+        return (logits_TV[-1:] if last_only else logits_TV).float()
+
+
+def _read(forward: _Forward, ask: Ask) -> Generator[list[Event], None, torch.Tensor]:
+    """Read the prompt; the logits after its last token."""
+    for chunk in _chunks(ask.prompt_ids, PREFILL_CHUNK_TOKENS):
+        logits_V = forward(chunk, last_only=True)[-1]
+        yield []
+    return logits_V
+
+
+def _read_scoring(forward: _Forward, ask: Ask) -> Generator[list[Event], None, torch.Tensor]:
+    """Read the prompt and report what the model thought of each of its tokens; the logits after the last."""
+    room = MAX_LOGITS_OF_CHUNK // forward.loaded.vocab_size
+    scores: list[TokenScore] = []
+    for chunk in _chunks(ask.prompt_ids, max(MIN_CHUNK_TOKENS, min(room, PREFILL_CHUNK_TOKENS))):
+        logits_TV = forward(chunk, last_only=False)
+        following = ask.prompt_ids[len(scores) + 1 : len(scores) + 1 + len(chunk)]
+        scores += score_tokens(logits_TV[: len(following)], following, ask.num_top_logprobs or 0)
+        yield []
+    yield [PromptScored(scores=tuple(scores))]
+    return logits_TV[-1]
+
+
+def _chunks(ids: tuple[int, ...], size: int) -> Iterator[list[int]]:
+    for start in range(0, len(ids), size):
+        yield list(ids[start : start + size])
+
+
+@torch.inference_mode()
+def score_tokens(logits_TV: torch.Tensor, ids: tuple[int, ...] | list[int], num_top: int) -> list[TokenScore]:
+    """Log-probabilities of `ids`, one per row, and of the `num_top` likeliest tokens of each row.
+
+    Raises:
+        FloatingPointError: A row holds NaN or positive infinity.
+    """
+    if not ids:
+        return []
+    logprobs_TV = torch.log_softmax(logits_TV.float(), dim=-1)
+    ids_T = torch.tensor(ids, device=logprobs_TV.device)
+    chosen = logprobs_TV.gather(1, ids_T[:, None])[:, 0].tolist()
+    if any(value != value for value in chosen):
+        raise FloatingPointError("the model's logits are not finite at this place")
+    if not num_top:
+        return [TokenScore(logprob=value, top=()) for value in chosen]
+    top_TK, top_ids_TK = logprobs_TV.topk(min(num_top, logprobs_TV.shape[1]), dim=-1)
+    return [
+        TokenScore(logprob=value, top=tuple(zip(ids_K, top_K, strict=True)))
+        for value, ids_K, top_K in zip(chosen, top_ids_TK.tolist(), top_TK.tolist(), strict=True)
+    ]

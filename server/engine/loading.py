@@ -1,0 +1,196 @@
+"""Strict load: a checkpoint is served whole and finite or not at all. Called in the engine's thread only."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect as signatures
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from registry_hooks.errors import NotACheckpointError, RelayError, SettingsError
+from server.engine.checkpoint_files import CheckpointFiles, inspect
+
+DEFAULT_MAX_LEN_TOKENS = 4096
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOptions:
+    """How to load; the fields are those of `EngineSpec`."""
+
+    device: str = "auto"
+    dtype: str = "auto"
+    num_threads: int = 0
+    max_model_len_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A model in memory, with what is needed to generate from it.
+
+    Attributes:
+        model: A transformers causal language model.
+        tokenizer: Its tokenizer. Safe to use outside the engine's thread: it does no torch work.
+        eos_ids: Tokens that end an answer.
+        vocab_size: Rows of the embedding; a token id is below it.
+        keeps_logits: Whether `forward` takes `logits_to_keep`.
+    """
+
+    model: Any
+    tokenizer: Any
+    device: str
+    dtype: str
+    eos_ids: frozenset[int]
+    vocab_size: int
+    num_parameters: int
+    max_model_len_tokens: int
+    keeps_logits: bool
+
+
+def load(folder: Path, options: LoadOptions) -> LoadedModel:
+    """Load the checkpoint in `folder`.
+
+    Raises:
+        NotACheckpointError: It is not whole, not finite, needs code or pickles, or does not fit its own config.
+        SettingsError: This machine has no such device, or the model no such length.
+    """
+    files = inspect(folder)
+    device = _device(options.device)
+    dtype = _dtype(options.dtype, files, device)
+    if options.num_threads:
+        torch.set_num_threads(options.num_threads)
+    transformers_logging.disable_progress_bar()
+    tokenizer = _load_tokenizer(folder)
+    model = _load_model(folder, dtype)
+    _check_vocabulary(folder, tokenizer, model)
+    model.to(device)
+    _check_finite(folder, model)
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        device=device,
+        dtype=dtype,
+        eos_ids=_eos_ids(model, tokenizer),
+        vocab_size=_num_embeddings(model),
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        max_model_len_tokens=_max_len(model, options.max_model_len_tokens),
+        keeps_logits="logits_to_keep" in signatures.signature(model.forward).parameters,
+    )
+
+
+def _device(wanted: str) -> str:
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise SettingsError("device cuda: this machine has no CUDA device that torch can use; use cpu or auto")
+    return wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _dtype(wanted: str, files: CheckpointFiles, device: str) -> str:
+    """bfloat16 is very slow on CPUs without AMX, so `auto` computes in float32 there."""
+    return wanted if wanted != "auto" else files.saved_dtype if device == "cuda" else "float32"
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer("a")  # settles the truncation state: from now on one thread may encode while another decodes
+    except Exception as error:
+        raise NotACheckpointError(f"the tokenizer in {folder} does not load: {_first_line(error)}") from error
+    return tokenizer
+
+
+def _load_model(folder: Path, dtype: str) -> Any:
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config.get_text_config().use_cache = True  # the HF Trainer saves false when it checkpoints gradients
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=_DTYPES[dtype],
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except torch.OutOfMemoryError as error:
+        raise RelayError(f"not enough GPU memory to load {folder}: nothing is served") from error
+    except Exception as error:
+        raise NotACheckpointError(f"transformers cannot load {folder}: {_first_line(error)}") from error
+    for what in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
+        if report.get(what):
+            odd = sorted(map(str, report[what]))
+            raise NotACheckpointError(
+                f"the weights in {folder} are not those of its config: {len(odd)} {what.replace('_', ' ')}, "
+                f"such as {odd[0]}; nothing is served"
+            )
+    if getattr(model, "_is_stateful", False):
+        raise NotACheckpointError(
+            f"{folder} is a recurrent model ({type(model).__name__}): this engine keeps attention caches only"
+        )
+    return model.eval()
+
+
+def _check_vocabulary(folder: Path, tokenizer: Any, model: Any) -> None:
+    largest, rows = max(tokenizer.get_vocab().values(), default=-1), _num_embeddings(model)
+    if largest >= rows:
+        raise NotACheckpointError(
+            f"the tokenizer in {folder} has a token {largest}, the model's embedding ends at {rows - 1}: "
+            "they do not belong together; nothing is served"
+        )
+
+
+def _check_finite(folder: Path, model: Any) -> None:
+    with _one_thread():
+        bad = [
+            name for name, weight in model.named_parameters() if weight.is_floating_point() and not _is_finite(weight)
+        ]
+    if bad:
+        raise NotACheckpointError(
+            f"the weights in {folder} hold NaN or infinity (in {bad[0]}): nothing is served; "
+            "the training diverged, take an earlier checkpoint"
+        )
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Short operations in one thread: beside a busy neighbour, each one shared by two waits for a scheduler's slice."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+@torch.inference_mode()
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """One pass without a copy: a NaN or an infinity survives into the smallest or the largest value."""
+    smallest, largest = torch.aminmax(tensor)
+    return bool(torch.isfinite(smallest) & torch.isfinite(largest))
+
+
+def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    ids = model.generation_config.eos_token_id
+    if ids is None:
+        ids = tokenizer.eos_token_id
+    return frozenset() if ids is None else frozenset([ids] if isinstance(ids, int) else ids)
+
+
+def _num_embeddings(model: Any) -> int:
+    return int(model.get_input_embeddings().weight.shape[0])
+
+
+def _max_len(model: Any, wanted: int) -> int:
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or DEFAULT_MAX_LEN_TOKENS
+    if wanted > longest:
+        raise SettingsError(f"max_model_len_tokens {wanted}: the model was made for {longest}; use at most that")
+    return wanted or min(longest, DEFAULT_MAX_LEN_TOKENS)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"

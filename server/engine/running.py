@@ -1,0 +1,68 @@
+"""An engine whose model is in memory, and what it says of itself."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import psutil
+import torch
+
+from server.engine.identity import Identity
+from server.engine.loading import LoadedModel
+from server.engine.scheduling import Engine
+from server.engine_spec import EngineReady
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningEngine:
+    """All that the API needs.
+
+    Attributes:
+        load_s: Seconds from the wish to weights in memory and checked.
+    """
+
+    engine: Engine
+    loaded: LoadedModel
+    identity: Identity
+    load_s: float
+
+    def ready(self) -> EngineReady:
+        """What a launcher wants to know."""
+        return EngineReady(
+            device=self.loaded.device,
+            dtype=self.loaded.dtype,
+            vram_bytes=self._vram_bytes(),
+            rss_bytes=psutil.Process().memory_info().rss,
+            num_parameters=self.loaded.num_parameters,
+            max_model_len_tokens=self.loaded.max_model_len_tokens,
+            load_s=self.load_s,
+        )
+
+    def health(self) -> dict[str, Any]:
+        """The body of `/health`."""
+        return {
+            "status": "ok",
+            "model_name": self.identity.model_name,
+            "system_fingerprint": self.identity.fingerprint,
+            "num_running": self.engine.num_running,
+            "num_waiting": self.engine.num_waiting,
+            **asdict(self.ready()),
+        }
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of tokens, without special ones."""
+        text: str = self.loaded.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+    def name_token(self, token_id: int) -> str:
+        """How `logprobs` shows a token: special ones by their name, those that are no whole characters by their id.
+
+        Two tokens must not look alike there: the likeliest ones are the keys of an object.
+        """
+        text: str = self.loaded.tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
+        return text if text and "\ufffd" not in text else f"token_id:{token_id}"
+
+    def _vram_bytes(self) -> int:
+        """What torch's allocator holds on the GPU; reading its counters is no torch operation."""
+        return int(torch.cuda.memory_reserved()) if self.loaded.device == "cuda" else 0
