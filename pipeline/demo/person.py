@@ -1,0 +1,68 @@
+"""What a person does in MLflow, by MLflow's own client: nothing of Relay is used to move the alias."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from urllib.parse import quote
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from registry_hooks import contract
+from registry_hooks.errors import RegistryError
+
+TRAINING_SOURCE = "pipeline.demo.training"
+
+
+class Person:
+    """Somebody at the keyboard, with an `MlflowClient`."""
+
+    def __init__(self, tracking_uri: str, name: str) -> None:
+        self._client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+        self._tracking_uri = tracking_uri
+        self._name = name
+
+    def begin_training(self, experiment: str, run_name: str) -> str:
+        """A run for the training's curves; its id."""
+        found = self._client.get_experiment_by_name(experiment)
+        experiment_id = found.experiment_id if found else self._client.create_experiment(experiment)
+        tags = {"mlflow.source.name": TRAINING_SOURCE, "mlflow.source.type": "LOCAL"}
+        run_id: str = self._client.create_run(experiment_id, run_name=run_name, tags=tags).info.run_id
+        return run_id
+
+    def version_of(self, step: int) -> int:
+        """The version that was published of the checkpoint saved at `step`.
+
+        Raises:
+            RegistryError: There is none.
+        """
+        for version in self._client.search_model_versions(f"name='{self._name}'"):
+            if version.tags.get(contract.TAG_STEP) == str(step):
+                return int(version.version)
+        raise RegistryError(f"MLflow has no version of {self._name} for step {step}, though it was published")
+
+    def move(self, alias: str, version: int) -> datetime:
+        """Point `alias` at `version`, as one does in the UI or in a notebook; when that was asked for.
+
+        Raises:
+            RegistryError: MLflow refused.
+        """
+        asked_at = datetime.now(UTC)
+        try:
+            self._client.set_registered_model_alias(self._name, alias, str(version))
+        except MlflowException as error:
+            raise RegistryError(f"MLflow did not move {alias} to version {version}: {error}") from error
+        return asked_at
+
+    def compare_link(self, versions: list[int]) -> str:
+        """The page of MLflow that shows these versions side by side, in the mode that shows metrics."""
+        runs = {str(one): self._client.get_model_version(self._name, str(one)).run_id for one in versions}
+        return compare_link(self._tracking_uri, self._name, runs)
+
+
+def compare_link(tracking_uri: str, name: str, runs: Mapping[str, str]) -> str:
+    """The compare page for `runs`: version → run id."""
+    query = f"name={quote(json.dumps(name))}&runs={quote(json.dumps(dict(runs), separators=(',', ':')))}"
+    return f"{tracking_uri}/#/compare-model-versions?{query}&workflowType=machine_learning"

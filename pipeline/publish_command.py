@@ -1,0 +1,141 @@
+"""`relay publish`: publishing with a progress bar, or plain lines where nobody watches."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TransferSpeedColumn,
+)
+
+from pipeline.publishing import Published, PublishOptions, publish
+from pipeline.stages import PublishProgress
+from registry_hooks.mlflow_catalog import MlflowCatalog
+from registry_hooks.mlflow_registry import MlflowRegistry
+from registry_hooks.s3_store import S3Store
+from registry_hooks.settings import Settings
+
+__all__ = ["PublishOptions", "run"]
+
+_WORDS = {
+    "validate": "reading",
+    "convert": "converting",
+    "hash": "hashing",
+    "upload": "uploading",
+    "golden": "golden answers",
+    "register": "registering",
+}
+
+
+def run(folder: Path, *, settings: Settings, options: PublishOptions) -> int:
+    """Publish `folder` and say so; the process's exit code.
+
+    Raises:
+        RelayError: What `publishing.publish` raises.
+    """
+    console = Console(stderr=False, highlight=False, soft_wrap=True)
+    timeouts = settings.registry
+    registry = MlflowRegistry(
+        settings.tracking_uri, timeout_s=timeouts.timeout_s, write_timeout_s=timeouts.write_timeout_s
+    )
+    try:
+        with _shown(console) as progress:
+            published = publish(
+                folder,
+                catalog=MlflowCatalog(registry, experiment=settings.registry.experiment),
+                writer=S3Store(settings.store, settings.s3_endpoint_url),
+                settings=settings,
+                options=options,
+                progress=progress,
+            )
+    finally:
+        registry.close()
+    _report(console, published, settings.tracking_uri)
+    return 0
+
+
+def version_link(tracking_uri: str, name: str, version: int) -> str:
+    """The page of a version in MLflow's UI, which would open in its GenAI mode by itself."""
+    return f"{tracking_uri}/#/models/{name}/versions/{version}?workflowType=machine_learning"
+
+
+def _report(console: Console, published: Published, tracking_uri: str) -> None:
+    version = published.version
+    if published.nonfinite:
+        listed = ", ".join(f"{key} = {value}" for key, value in sorted(published.nonfinite.items()))
+        console.print(f"warning: not finite, so not attached to the version: {listed}", style="yellow")
+    if published.was_there:
+        console.print(f"{version.label} holds these very files already: nothing was published again")
+    else:
+        seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in published.seconds.items())
+        console.print(f"seconds: {seconds}")
+        console.print(
+            f"published {version.label} step {published.step}, {published.size_bytes / 1e6:.1f} MB "
+            f"in {published.total_s:.1f} s"
+        )
+    console.print(version_link(tracking_uri, version.name, version.version))
+
+
+@contextmanager
+def _shown(console: Console) -> Iterator[PublishProgress]:
+    if not console.is_terminal:
+        yield _Lines(console)
+        return
+    columns = (
+        TextColumn("{task.description:>14}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as bars:
+        yield _Bars(bars)
+
+
+class _Lines:
+    """A line when a stage is over."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def begin(self, stage: str, total_bytes: int) -> None:
+        """Nothing yet."""
+
+    def advance(self, stage: str, num_bytes: int) -> None:
+        """Nothing: a log has no use for it."""
+
+    def end(self, stage: str, seconds: float) -> None:
+        self._console.print(f"{_WORDS.get(stage, stage)}: {seconds:.1f} s")
+
+
+class _Bars:
+    """A bar for each stage."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+        self._lock = threading.Lock()
+
+    def begin(self, stage: str, total_bytes: int) -> None:
+        with self._lock:
+            if stage not in self._tasks:
+                self._tasks[stage] = self._bars.add_task(_WORDS.get(stage, stage), total=total_bytes or None)
+
+    def advance(self, stage: str, num_bytes: int) -> None:
+        self._bars.advance(self._tasks[stage], num_bytes)
+
+    def end(self, stage: str, seconds: float) -> None:
+        task = self._tasks[stage]
+        self._bars.update(
+            task, total=self._bars.tasks[task].completed or 1, completed=self._bars.tasks[task].completed or 1
+        )

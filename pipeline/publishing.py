@@ -1,0 +1,206 @@
+"""Publishing, in order: validate, convert, hash, draft, files and golden answers side by side, and the version last.
+
+Whoever is killed in between leaves no version. The same files give the same digest, so the next try finds the draft
+and the objects of the first and completes them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC
+from pathlib import Path
+from typing import TypeVar
+
+import stamina
+
+from pipeline import checkpoint as checkpoints
+from pipeline import lineage as lineages
+from pipeline import mlmodel
+from pipeline.checkpoint import Checkpoint
+from pipeline.hashing import hash_files
+from pipeline.recording import GoldenRecorder
+from pipeline.scratch import scratch_dir
+from pipeline.shipment import Shipment
+from pipeline.stages import PublishProgress, Stopwatch
+from registry_hooks import contract, manifest
+from registry_hooks.errors import RelayError
+from registry_hooks.manifest import Manifest
+from registry_hooks.ports import CheckpointCatalog, ObjectWriter
+from registry_hooks.records import CheckpointDraft, Lineage, ModelVersion
+from registry_hooks.settings import Settings
+
+_ATTEMPTS = 4
+_RETRY_TIMEOUT_S = 60.0
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishOptions:
+    """What the user says about one checkpoint.
+
+    Attributes:
+        run_id: The training run; None for one that is made, and shared by all checkpoints of the training.
+        step: Where neither the Trainer nor the folder's name says.
+        code_dir: Work tree of the training code.
+    """
+
+    run_id: str | None = None
+    step: int | None = None
+    code_dir: Path = field(default_factory=Path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """A checkpoint that is a version now.
+
+    Attributes:
+        was_there: It had been published before, and nothing was done.
+        nonfinite: Metrics that were not attached since they are not finite.
+        seconds: Per stage: `validate`, `convert`, `hash`, `upload`, `golden`, `register`. `golden` runs while `upload`
+            does, and may take longer.
+        total_s: From start to end.
+    """
+
+    version: ModelVersion
+    step: int
+    size_bytes: int
+    was_there: bool
+    nonfinite: Mapping[str, str]
+    seconds: Mapping[str, float]
+    total_s: float
+
+
+def publish(
+    folder: Path,
+    *,
+    catalog: CheckpointCatalog,
+    writer: ObjectWriter,
+    settings: Settings,
+    options: PublishOptions,
+    progress: PublishProgress,
+) -> Published:
+    """Make `folder` a model version, or find the one that it is already.
+
+    Raises:
+        NotACheckpointError: It cannot be published.
+        CorruptFileError: A file changed meanwhile.
+        EngineError: The engine refused the files, or could not record golden answers.
+        RelayError: Registry or store failed. No version was made; publishing again continues.
+    """
+    watch = Stopwatch(progress)
+    with watch.stage("validate"):
+        checkpoint = checkpoints.inspect(folder, step=options.step)
+        lineage = lineages.lineage_of(checkpoint, code_dir=options.code_dir)
+    # The engine imports torch while the files are hashed.
+    with scratch_dir() as scratch, GoldenRecorder(settings.engine) as recorder:
+        source = _converted(checkpoint, settings.publish.dtype, scratch / "converted", watch)
+        listed = _hashed(source, watch)
+        draft = _draft(source, listed, lineage=lineage, settings=settings, options=options)
+        with watch.stage("register"):
+            version = _patiently(lambda: catalog.find_version(draft.name, draft.digest))
+        was_there = version is not None
+        if version is None:
+            with watch.stage("register"):
+                place = _patiently(lambda: catalog.open_draft(draft))
+            shipment = Shipment(checkpoint=source, manifest=listed, place=place, writer=writer, watch=watch)
+            golden = shipment.send(recorder, links=scratch / "links", prompts=settings.publish.golden_prompts)
+            with watch.stage("register"):
+                version = _registered(draft, shipment, golden.to_json(), catalog)
+    return Published(
+        version=version,
+        step=draft.lineage.step,
+        size_bytes=listed.size_bytes,
+        was_there=was_there,
+        nonfinite=draft.nonfinite,
+        seconds=dict(watch.seconds),
+        total_s=watch.total_s,
+    )
+
+
+def _registered(draft: CheckpointDraft, shipment: Shipment, golden: bytes, catalog: CheckpointCatalog) -> ModelVersion:
+    """The version of a draft whose files are in the store but for the small ones."""
+    place, checkpoint = shipment.place, shipment.checkpoint
+    listed = shipment.manifest.to_json()
+    papers = {contract.MANIFEST_FILE: listed, contract.GOLDEN_FILE: golden}
+    shipment.send_papers({**mlmodel.companions(checkpoint, place, name=draft.name), **papers})
+    _patiently(lambda: catalog.finish_draft(draft, place))
+    tags = _tags(draft, dtype=checkpoint.dtype, size_bytes=shipment.manifest.size_bytes, golden=golden)
+    return _patiently(lambda: catalog.create_version(draft, place, tags))
+
+
+def _converted(checkpoint: Checkpoint, dtype: str, out: Path, watch: Stopwatch) -> Checkpoint:
+    """The checkpoint in the dtype that the settings want; itself when it has that already."""
+    if dtype in ("auto", checkpoint.dtype):
+        return checkpoint
+    from pipeline.conversion import convert  # it imports torch
+
+    with watch.stage("convert"):
+        convert(checkpoint, dtype, out)
+        return replace(
+            checkpoints.inspect(out, step=checkpoint.step), saved_at=checkpoint.saved_at, origin=checkpoint.origin
+        )
+
+
+def _hashed(source: Checkpoint, watch: Stopwatch) -> Manifest:
+    size_bytes = sum((source.folder / name).stat().st_size for name in source.files)
+    with watch.stage("hash", size_bytes) as advance:
+        return manifest.build(hash_files(source.folder, source.files, prefix=contract.MODEL_DIR, progress=advance))
+
+
+def _draft(
+    source: Checkpoint, listed: Manifest, *, lineage: Lineage, settings: Settings, options: PublishOptions
+) -> CheckpointDraft:
+    state = source.state
+    params = {
+        **state.arguments,
+        "dtype": source.dtype,
+        "num_parameters": str(source.num_parameters),
+        "config_hash": lineage.config_hash,
+    }
+    params |= {"epoch": f"{state.epoch:g}"} if state.epoch is not None else {}
+    params |= {"eval_step": str(state.eval_step)} if state.eval_step is not None else {}
+    return CheckpointDraft(
+        name=settings.registry.name,
+        digest=listed.digest,
+        lineage=lineage,
+        metrics=state.metrics,
+        nonfinite=state.nonfinite,
+        params=params,
+        parent_run_id=options.run_id,
+        training_key=lineages.training_key(source, lineage.config_hash),
+        training_name=source.origin.resolve().parent.name or "training",
+    )
+
+
+def _tags(draft: CheckpointDraft, *, dtype: str, size_bytes: int, golden: bytes) -> dict[str, str]:
+    lineage = draft.lineage
+    tags = {
+        contract.TAG_STEP: str(lineage.step),
+        contract.TAG_CONFIG_HASH: lineage.config_hash,
+        contract.TAG_BYTES: str(size_bytes),
+        contract.TAG_MANIFEST: draft.digest,
+        contract.TAG_GOLDEN: hashlib.sha256(golden).hexdigest(),
+        contract.TAG_DTYPE: dtype,
+        contract.TAG_SAVED_AT: lineage.saved_at.astimezone(UTC).isoformat(timespec="seconds"),
+    }
+    if lineage.git_commit is not None:
+        tags[contract.TAG_GIT_COMMIT] = lineage.git_commit
+    if lineage.git_dirty is not None:
+        tags[contract.TAG_GIT_DIRTY] = str(lineage.git_dirty).lower()
+    if draft.nonfinite:
+        tags[contract.TAG_NONFINITE] = ", ".join(f"{key}={value}" for key, value in sorted(draft.nonfinite.items()))
+    return tags
+
+
+def _patiently(call: Callable[[], T]) -> T:
+    """The answer of a call that may be made again, tried a few times while the registry is away."""
+    for attempt in stamina.retry_context(on=_is_transient, attempts=_ATTEMPTS, timeout=_RETRY_TIMEOUT_S):
+        with attempt:
+            return call()
+    raise AssertionError("stamina either returns or raises")
+
+
+def _is_transient(error: Exception) -> bool:
+    return isinstance(error, RelayError) and error.transient
