@@ -10,6 +10,7 @@ import pytest
 
 from registry_hooks import settings
 from registry_hooks.errors import SettingsError
+from server.gateway.serving import check_key
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "configuration.md"
@@ -107,8 +108,10 @@ def test_the_example_configurations_load(config: Path) -> None:
 
 
 def test_the_inference_box_is_refused_without_a_key() -> None:
+    loaded = settings.load(ROOT / "configs" / "inference-box.yaml", environ={})
+
     with pytest.raises(SettingsError, match="RELAY_SERVE__API_KEY"):
-        settings.load(ROOT / "configs" / "inference-box.yaml", environ={})
+        check_key(loaded.serve)
 
 
 if __name__ == "__main__":
