@@ -12,7 +12,7 @@ help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
 
 demo: $(STAMP) ## Train, publish, move Production, switch under load; KEEP=1 leaves it running afterwards
-	@$(BIN)/python -m pipeline.demo $(if $(KEEP),--keep)
+	@$(BIN)/python -m pipeline.demo $(if $(filter-out 0,$(KEEP)),--keep)
 
 test: $(STAMP) ## All tests but the slow ones, on real processes; ARGS='-k words' picks some
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)

@@ -39,7 +39,8 @@ def run(settings: Settings) -> int:
     console = Console(stderr=True)
     port = ports.take(settings.serve.port, host=settings.serve.host, setting="serve.port")
     data_dir = settings.stack.data_dir.resolve()
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Both explicitly: a shell starts background jobs with SIGINT ignored.
+    before = {n: signal.signal(n, signal.default_int_handler) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         console.print("starting MLflow, S3 and the server …")
         with local_stack(settings) as stack, running(server_program(settings, stack, port), data_dir) as server:
@@ -57,7 +58,8 @@ def run(settings: Settings) -> int:
         console.print("stopped")
         return 0
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return 1
 
 
@@ -109,7 +111,9 @@ def _wait(children: tuple[Child, ...]) -> Child:
 
 
 def _table(stack: LocalStack, server: Child, url: str) -> Table:
-    table = Table("what", "where", "log", title="Relay is up")
+    table = Table(title="Relay is up")
+    for heading in ("what", "where", "log"):
+        table.add_column(heading, overflow="fold")  # a path that was cut cannot be used
     table.add_row("MLflow", f"{stack.tracking_uri}/#/models?workflowType=machine_learning", str(stack.logs["mlflow"]))
     table.add_row(f"S3 ({stack.s3_kind})", f"{stack.s3_endpoint_url} bucket {stack.bucket}", str(stack.logs["s3"]))
     table.add_row("server", f"{url}/models/info", str(server.log))

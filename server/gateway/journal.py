@@ -12,7 +12,7 @@ from registry_hooks.settings import Settings
 from server.gateway.lineup import LineUp, Slot, identity
 from server.gateway.reloading import Reload
 from server.gateway.reporting import Reporter, deployment_record, heartbeat_json
-from server.gateway.watching import Sighting
+from server.gateway.watching import Key, Sighting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +23,7 @@ class WatchStatus:
         because: Why the desired version is served, or why it is not.
         loading: The version that is being brought up now.
         behind_since: Since when the alias has named something that is not served.
+        not_served: The version that was last found not to be servable, and whether it was `refused` or `failed`.
     """
 
     desired: ModelVersion | None = None
@@ -32,6 +33,7 @@ class WatchStatus:
     loading: int | None = None
     behind_since: datetime | None = None
     last_reload: Reload | None = None
+    not_served: tuple[Key, str] | None = None
 
 
 class Journal:
@@ -85,6 +87,8 @@ class Journal:
             because=because,
             behind_since=self._behind_since(self.status.desired),
         )
+        if outcome in ("refused", "failed"):
+            self.status = replace(self.status, not_served=(identity(reload.version), outcome))
         self.on_reload(reload)
         if outcome != "superseded":
             record = deployment_record(reload, server=self._settings.serve.server_name, slot=slot)

@@ -85,7 +85,7 @@ def _word(lineup: LineUp, status: WatchStatus, asked_at: datetime) -> str:
     if slot is not None and slot.checkpoint.key == identity(desired):
         is_new = last is not None and last.ended_at is not None and last.ended_at >= asked_at
         return "reloaded" if is_new else "unchanged"
-    return "refused" if last is not None and last.outcome == "refused" else "failed"
+    return "refused" if status.not_served == (identity(desired), "refused") else "failed"
 
 
 def _answer(lineup: LineUp, status: WatchStatus, word: str, because: str) -> ReloadAnswer:

@@ -126,9 +126,9 @@ class Loader:
         return self.start(replace(checkpoint, directory=str(fetched.directory)), fetched, reload)
 
     def last_good(self) -> Checkpoint | None:
-        """What this box served last, if it noted that down."""
+        """What this box served last, if it noted that down and the settings still allow it."""
         known = last_good.recall(self.cache.root, self.settings.registry.name)
-        if known is None:
+        if known is None or (self.settings.serve.require_manifest and not known.attested):
             return None
         return Checkpoint(
             version=known.version,
