@@ -15,7 +15,7 @@ demo: $(STAMP) ## Train, publish, move Production, switch under load; KEEP=1 lea
 	@$(BIN)/python -m pipeline.demo $(if $(filter-out 0,$(KEEP)),--keep)
 
 test: $(STAMP) ## All tests but the slow ones, on real processes; ARGS='-k words' picks some
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile $(ARGS)
 
 check: $(STAMP) ## Lint, format, types, floors
 	@$(BIN)/python -m ruff check --quiet .

@@ -49,7 +49,8 @@ def run(settings: Settings) -> int:
             with _env_file(stack, data_dir) as env_file:
                 console.print(_table(stack, server, url))
                 console.print(
-                    f"in other terminals: [bold]source {shlex.quote(str(env_file))}[/bold]   Ctrl-C stops it all"
+                    f"in other terminals: [bold]source {shlex.quote(str(env_file))}[/bold]   Ctrl-C stops it all",
+                    soft_wrap=True,
                 )
                 dead = _wait((*stack.children, server))
         console.print(f"[red]{dead.name} ended by itself, so everything was stopped[/red]; {dead.log} ends with:")
