@@ -1,8 +1,9 @@
 """The road of a checkpoint, from folder to first token, beside the plain recipe: `python benchmarks/road.py [--quick]`.
 
-Plain recipe: `log_artifacts`, a version, the alias; then `download_artifacts` and `from_pretrained` in a process that has
-imported everything before. It verifies nothing, records nothing, and serves nobody meanwhile.
-Ours: `relay publish`'s own workflow; then a real `relay serve` that serves another version meanwhile.
+Plain recipe: `log_artifacts`, a version, the alias; then `download_artifacts` and `from_pretrained` in a process that
+has imported everything before. It verifies nothing, records nothing, and serves nobody meanwhile.
+Ours: `relay publish`'s own workflow; then a real `relay serve` that serves another version meanwhile. Both compute in
+bfloat16, as saved; on a CPU Relay's own default would be float32.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections import defaultdict
 from datetime import datetime
 from pathlib import Path
+from typing import Final
 
 from support.gateway import Gateway
 from support.plain_recipe import PROMPT, PlainRecipe
@@ -26,9 +28,10 @@ from pipeline.stack.local import LocalStack, local_stack
 from registry_hooks.mlflow_catalog import MlflowCatalog
 from registry_hooks.mlflow_registry import MlflowRegistry
 from registry_hooks.s3_store import S3Store
-from registry_hooks.settings import RegistrySettings, Settings, StackSettings
+from registry_hooks.settings import EngineSettings, RegistrySettings, Settings, StackSettings
 
 ALIAS = "Production"
+DTYPE: Final = "bfloat16"
 # Of the reload that a server reports, in this order.
 SERVER_STAGES = ("fetch", "verify", "start", "golden", "warm", "flip")
 # A server imports torch in a spare process in its idle time; this is that time.
@@ -56,7 +59,7 @@ class Bench:
     def __init__(self, stack: LocalStack, room: Path, big: Path, small: Path) -> None:
         self.stack, self.room, self.big, self.small = stack, room, big, small
         self.registry = MlflowRegistry(stack.tracking_uri, timeout_s=30, write_timeout_s=120)
-        self.settings = Settings()
+        self.settings = Settings(engine=EngineSettings(dtype=DTYPE))
         self.store = S3Store(self.settings.store, stack.s3_endpoint_url)
         self.ours: Samples = defaultdict(list)
         self.peer: Samples = defaultdict(list)
@@ -68,7 +71,12 @@ class Bench:
         cache = self.room / "cache"
         shutil.rmtree(cache, ignore_errors=True)
         self._measure_publish(name)
-        env = {"RELAY_REGISTRY__NAME": name, "RELAY_SERVE__PORT": "0", "RELAY_SERVE__CACHE_DIR": str(cache)}
+        env = {
+            "RELAY_REGISTRY__NAME": name,
+            "RELAY_SERVE__PORT": "0",
+            "RELAY_SERVE__CACHE_DIR": str(cache),
+            "RELAY_ENGINE__DTYPE": DTYPE,
+        }
         with Gateway(env, self.room / "gateway.log") as gateway:
             gateway.serving(1)
             time.sleep(SETTLE_S)
@@ -175,12 +183,14 @@ def measure(rounds: int, *, quick: bool) -> Report:
 
 def _story(size_bytes: int, rounds: int, s3_kind: str) -> list[str]:
     return [
-        f"A bfloat16 Qwen3 of {size_bytes / 1e6:.0f} MB with random weights; {rounds} rounds, interleaved; medians, lowest "
-        f"and highest in brackets. MLflow and S3 ({s3_kind}) on the same machine, loopback, nothing cached.",
+        f"A bfloat16 Qwen3 of {size_bytes / 1e6:.0f} MB with random weights; {rounds} rounds, interleaved; medians, "
+        f"lowest and highest in brackets. MLflow and S3 ({s3_kind}) on the same machine, loopback, nothing cached; both "
+        "sides compute in bfloat16.",
         "plain: `log_artifacts` and a version; then, told at once that the alias was moved, `download_artifacts` and "
         "`from_pretrained` in a process with everything imported. Nothing is hashed, verified or compared.",
-        "ours: the workflow of `relay publish`, with hashes and golden answers recorded by an engine; then `relay serve`, "
-        "which serves another version meanwhile and notices the alias by its 1 s poll (`load/noticed`).",
+        "ours: the workflow of `relay publish`, with hashes and golden answers recorded by an engine that starts cold; "
+        "then `relay serve`, which serves another version meanwhile and notices the alias by its 1 s poll "
+        "(`load/noticed`).",
         "`publish`: from the folder to the version. `weights_ready`: from the moved alias to weights in memory, ours "
         "verified chunk by chunk and listening. `first_token`: from the moved alias to the first token of a chat, ours "
         "through the gateway after the golden check. `publish/golden` runs while `publish/upload` does.",

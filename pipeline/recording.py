@@ -24,7 +24,6 @@ DEFAULT_PROMPTS = (
     "Question: What is 17 plus 25?\nAnswer: 42\nQuestion: What is 8 plus 9?\nAnswer:",
     "Größe, naïve café, 東京は日本の首都です。",
 )
-MAX_GREEDY_TOKENS = 8
 _ANSWER_TIMEOUT_S = 120.0
 _MODEL_NAME = "golden"
 # Begin and end of text, which some tokenizers add by themselves.
@@ -89,7 +88,6 @@ class GoldenRecorder:
                 model=_MODEL_NAME,
                 device=ready.device,
                 dtype=ready.dtype,
-                max_greedy_tokens=MAX_GREEDY_TOKENS,
             )
 
     def stop(self) -> None:
@@ -109,7 +107,7 @@ class GoldenRecorder:
 
 def _fitting(client: httpx.Client, prompt: str, max_model_len_tokens: int) -> str:
     """The prompt, shortened where the model cannot take it; short ones cost no question."""
-    most_tokens = len(prompt.encode()) + MAX_GREEDY_TOKENS + _MAX_ADDED_TOKENS  # a token is at least one byte
+    most_tokens = len(prompt.encode()) + probe.MAX_GREEDY_TOKENS + _MAX_ADDED_TOKENS  # a token is at least one byte
     if most_tokens <= max_model_len_tokens:
         return prompt
-    return probe.fit(client, prompt, model=_MODEL_NAME, max_greedy_tokens=MAX_GREEDY_TOKENS)
+    return probe.fit(client, prompt, model=_MODEL_NAME)

@@ -1,7 +1,7 @@
 """Asks an OpenAI server for golden answers: recorded by the publisher, checked by the gateway, by the same questions.
 
 One request per prompt: `/v1/completions` with `echo` gives the log-probability of every token of the prompt, and after
-them the greedy continuation with the two best tokens at each place.
+those of the first prompt a greedy continuation with the two best tokens at each place.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import httpx
 from registry_hooks.errors import EngineError, EngineGoneError, GoldenMismatchError
 from registry_hooks.golden import GoldenItem, GoldenSet, GreedyToken
 
+MAX_GREEDY_TOKENS = 4
 TOO_LONG = "context_length_exceeded"
 _NUM_LOGPROBS = 2
 _MIN_PROMPT_CHARS = 2
@@ -40,7 +41,7 @@ def observe(
     model: str,
     device: str,
     dtype: str,
-    max_greedy_tokens: int = 8,
+    max_greedy_tokens: int = MAX_GREEDY_TOKENS,
 ) -> GoldenSet:
     """What the server behind `client` says of each prompt.
 
@@ -48,17 +49,21 @@ def observe(
         model: What the server calls the model.
         device: Of the engine, for the record: `cpu` or `cuda`.
         dtype: In which it computes, for the record.
+        max_greedy_tokens: Of the first prompt's continuation. The others have none: each token costs a pass over all
+            weights, and the log-probabilities of the prompts are what tells two models apart.
 
     Raises:
         GoldenMismatchError: A log-probability is missing or not finite.
         EngineGoneError: No answer in time or at all.
         EngineError: An answer that is no completion.
     """
-    items = tuple(_item(client, prompt, model, max_greedy_tokens) for prompt in prompts)
+    items = tuple(
+        _item(client, prompt, model, max_greedy_tokens if number == 0 else 0) for number, prompt in enumerate(prompts)
+    )
     return GoldenSet(items=items, device=device, dtype=dtype)
 
 
-def fit(client: httpx.Client, prompt: str, *, model: str, max_greedy_tokens: int = 8) -> str:
+def fit(client: httpx.Client, prompt: str, *, model: str, max_greedy_tokens: int = MAX_GREEDY_TOKENS) -> str:
     """The longest of `prompt`, its first half, its first quarter and so on that the model can take.
 
     Only the publisher shortens: what is recorded is the shortened text, and exactly that is asked again later.

@@ -58,7 +58,7 @@ class StoreSettings(_Section):
     endpoint_url: str = Field("", description="S3 endpoint. Unset: `MLFLOW_S3_ENDPOINT_URL`, else AWS's own.")
     connect_timeout_s: float = Field(3.0, gt=0, le=60, description="Bound on opening a connection.")
     read_timeout_s: float = Field(20.0, gt=0, le=600, description="Bound on silence while reading.")
-    num_connections: int = Field(8, ge=1, le=64, description="Parallel ranges while fetching, parts while publishing.")
+    num_connections: int = Field(4, ge=1, le=64, description="Parallel ranges while fetching, parts while publishing.")
 
 
 class PublishSettings(_Section):

@@ -31,7 +31,8 @@ class Gateway:
 
     def serving(self, version: int, *, poll_s: float = 0.02) -> dict[str, Any]:
         """`/models/info` as soon as that version is served."""
-        return self._wait(lambda: self._info_of(version), poll_s)
+        info: dict[str, Any] = self._wait(lambda: self._info_of(version), poll_s)
+        return info
 
     def first_token_at(self, prompt: str) -> float:
         """Unix time in seconds at which the first token of a streamed chat arrives."""

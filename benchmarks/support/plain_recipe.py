@@ -1,4 +1,4 @@
-"""The plain recipe, as a process that has imported everything and waits for orders: MLflow's client and from_pretrained.
+"""The plain recipe as a process that has imported everything and waits for orders: MLflow and from_pretrained.
 
 Orders come as JSON lines on stdin, answers go as JSON lines to stdout; moments are Unix time in seconds.
 """
@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +98,8 @@ def main() -> None:
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         order = json.loads(line)
-        do = {"publish": publish, "load": load}[order.pop("do")]
-        print(json.dumps(do(**order)), flush=True)
+        orders: dict[str, Callable[..., dict[str, Any]]] = {"publish": publish, "load": load}
+        print(json.dumps(orders[order.pop("do")](**order)), flush=True)
 
 
 if __name__ == "__main__":
