@@ -184,8 +184,8 @@ def measure(rounds: int, *, quick: bool) -> Report:
 def _story(size_bytes: int, rounds: int, s3_kind: str) -> list[str]:
     return [
         f"A bfloat16 Qwen3 of {size_bytes / 1e6:.0f} MB with random weights; {rounds} rounds, interleaved; medians, "
-        f"lowest and highest in brackets. MLflow and S3 ({s3_kind}) on the same machine, loopback, nothing cached; both "
-        "sides compute in bfloat16.",
+        f"lowest and highest in brackets. MLflow and S3 ({s3_kind}) on the same machine, loopback, nothing cached; "
+        "both sides compute in bfloat16.",
         "plain: `log_artifacts` and a version; then, told at once that the alias was moved, `download_artifacts` and "
         "`from_pretrained` in a process with everything imported. Nothing is hashed, verified or compared.",
         "ours: the workflow of `relay publish`, with hashes and golden answers recorded by an engine that starts cold; "
