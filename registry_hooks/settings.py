@@ -79,6 +79,11 @@ class EngineSettings(_Section):
     max_model_len_tokens: int = Field(
         0, ge=0, description="Longest prompt and answer together; 0: what the model's config says, at most 4096."
     )
+    kv_budget_bytes: int = Field(
+        0,
+        ge=0,
+        description="Memory for the keys and values of the requests that run at once; 0: 1 GB on CPU, 2 GB on CUDA.",
+    )
     max_queue: int = Field(64, ge=0, description="Requests that may wait in one engine; more get 429.")
     start_timeout_s: float = Field(300.0, gt=0, description="Bound on a start: import, load and listen.")
     stop_grace_s: float = Field(5.0, gt=0, le=300, description="From SIGTERM to SIGKILL.")

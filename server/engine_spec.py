@@ -12,6 +12,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+# What keys and values may take when nobody says. On CPU, memory is taken only as rows are used.
+DEFAULT_KV_BYTES = {"cpu": 1_000_000_000, "cuda": 2_000_000_000}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSpec:
@@ -27,6 +30,7 @@ class EngineSpec:
         num_threads: Compute threads on CPU; 0 leaves it to torch.
         max_model_len_tokens: 0: what the config says, at most 4096.
         max_queue: Requests that may wait; more get 429.
+        kv_budget_bytes: Memory for the keys and values of running requests; 0: what the device suggests.
     """
 
     checkpoint_dir: str
@@ -38,6 +42,7 @@ class EngineSpec:
     num_threads: int = 0
     max_model_len_tokens: int = 0
     max_queue: int = 64
+    kv_budget_bytes: int = 0
 
     def to_line(self) -> bytes:
         return json.dumps(dataclasses.asdict(self)).encode() + b"\n"

@@ -1,17 +1,18 @@
-"""The token loop for one request. Shapes: B = 1 batch, T tokens of a chunk, V vocabulary, K alternatives.
+"""The token loop for one request, for models whose cache cannot be batched, and the scoring of tokens for all.
 
-Tokens are those of `model.generate` with greedy search; what it lacks is a place to stop between two tokens. The
-next engine replaces this loop by a batched one behind the same events.
+Shapes: B = 1 batch, T tokens of a chunk, V vocabulary, K alternatives. Tokens are those of `model.generate` with greedy
+search; what it lacks is a place to stop between two tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
 
 import torch
 from transformers import DynamicCache
 
-from server.engine.asks import Ask, Event, Finished, PromptScored, TokenMade, TokenScore
+from server.engine.asks import Ask, Event, Failed, Finished, PromptScored, TokenMade, TokenScore
 from server.engine.loading import LoadedModel
 from server.engine.sampling import Sampler
 
@@ -44,6 +45,55 @@ def generate(loaded: LoadedModel, ask: Ask) -> Iterator[list[Event]]:
         if num_left:
             logits_V = forward([token], last_only=True)[-1]
     yield [Finished(reason="length")]
+
+
+Generate = Callable[[LoadedModel, Ask], Iterator[list[Event]]]
+"""Answers one request, the events of each step at a time."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Alone:
+    """The request that runs."""
+
+    steps: Iterator[list[Event]]
+    events: list[Event] = field(default_factory=list)
+
+
+class OneAtATime:
+    """Runs one request after the other, with transformers' own cache."""
+
+    num_rows = 1
+
+    def __init__(self, loaded: LoadedModel, *, generate: Generate = generate) -> None:
+        self._loaded = loaded
+        self._generate = generate
+        self._running: _Alone | None = None
+
+    def join(self, ask: Ask) -> _Alone:
+        """Begin a request; none may be running."""
+        self._running = _Alone(steps=self._generate(self._loaded, ask))
+        return self._running
+
+    def leave(self, running: object) -> None:
+        """End the request. Safe to call twice."""
+        if running is self._running:
+            self._running = None
+
+    def step(self) -> list[_Alone]:
+        """One forward pass; the request with its new events."""
+        running = self._running
+        if running is None:
+            return []
+        try:
+            running.events = next(running.steps)
+        except Exception as error:  # noqa: BLE001 - one failing request must not end the engine
+            running.events = [Failed(because=f"the model failed on this request ({type(error).__name__}: {error})")]
+        return [running]
+
+    def drop_all(self) -> list[_Alone]:
+        """End the request, after a step that failed."""
+        dropped, self._running = self._running, None
+        return [dropped] if dropped else []
 
 
 class _Forward:

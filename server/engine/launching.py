@@ -5,18 +5,18 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from types import FrameType
 
 import uvicorn
 
 from server.engine.api import build_app
+from server.engine.choosing import runner_of
 from server.engine.identity import Identity
-from server.engine.loading import LoadOptions
+from server.engine.loading import LoadedModel, LoadOptions
 from server.engine.loading import load as load_checkpoint
 from server.engine.running import RunningEngine
-from server.engine.scheduling import Engine
+from server.engine.scheduling import Engine, Runner
 from server.engine_spec import EngineSpec
 
 # From SIGTERM on: streams have ended with an error event by then, what remains is cut.
@@ -42,7 +42,12 @@ def load(spec: EngineSpec, *, since: float) -> RunningEngine:
         max_model_len_tokens=spec.max_model_len_tokens,
     )
     engine = Engine(max_queue=spec.max_queue)
-    loaded = engine.start(partial(load_checkpoint, Path(spec.checkpoint_dir), options))
+
+    def load_in_engine() -> tuple[LoadedModel, Runner]:
+        loaded = load_checkpoint(Path(spec.checkpoint_dir), options)
+        return loaded, runner_of(loaded, kv_budget_bytes=spec.kv_budget_bytes)
+
+    loaded = engine.start(load_in_engine)
     identity = Identity(model_name=spec.model_name, fingerprint=spec.fingerprint)
     return RunningEngine(engine=engine, loaded=loaded, identity=identity, load_s=time.monotonic() - since)
 

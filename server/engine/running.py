@@ -42,7 +42,8 @@ class RunningEngine:
     def health(self) -> dict[str, Any]:
         """The body of `/health`."""
         return {
-            "status": "ok",
+            "status": "broken" if self.engine.is_broken else "ok",
+            "num_rows": self.engine.num_rows,
             "model_name": self.identity.model_name,
             "system_fingerprint": self.identity.fingerprint,
             "num_running": self.engine.num_running,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 
 import torch
 
@@ -34,13 +35,35 @@ class Sampler:
         best = int(logits_V.argmax())  # a NaN counts as the largest
         if not math.isfinite(float(logits_V[best])):
             raise FloatingPointError("the model's logits are not finite at this place")
-        if self._sampling.temperature < MIN_TEMPERATURE:
-            return best
+        return best if self.is_greedy else self.draw(logits_V, best)
+
+    @property
+    def is_greedy(self) -> bool:
+        return self._sampling.temperature < MIN_TEMPERATURE
+
+    def draw(self, logits_V: torch.Tensor, best: int) -> int:
+        """A token by chance; `best` is the likeliest."""
         return inverse_cdf(nucleus(self._probabilities(logits_V, best), self._sampling.top_p), self._random.random())
 
     def _probabilities(self, logits_V: torch.Tensor, best: int) -> torch.Tensor:
         centred_V = (logits_V - logits_V[best]).double()  # the largest is 0, so no temperature can overflow it
         return torch.softmax(centred_V / self._sampling.temperature, dim=-1)
+
+
+def pick_all(logits_RV: torch.Tensor, samplers: Sequence[Sampler]) -> list[int | None]:
+    """The next token of each row; None where its logits hold NaN or positive infinity.
+
+    A row's choice depends on nothing but its own logits and its own generator.
+    """
+    best_R = logits_RV.argmax(-1)  # a NaN counts as the largest
+    finite = torch.isfinite(logits_RV.gather(1, best_R[:, None])[:, 0]).tolist()
+    picked: list[int | None] = []
+    for row, (sampler, best) in enumerate(zip(samplers, best_R.tolist(), strict=True)):
+        if not finite[row]:
+            picked.append(None)
+        else:
+            picked.append(best if sampler.is_greedy else sampler.draw(logits_RV[row], best))
+    return picked
 
 
 def nucleus(probabilities_V: torch.Tensor, top_p: float) -> torch.Tensor:

@@ -51,6 +51,7 @@ class EngineRoom:
             num_threads=engine.num_threads,
             max_model_len_tokens=engine.max_model_len_tokens,
             max_queue=engine.max_queue,
+            kv_budget_bytes=engine.kv_budget_bytes,
         )
         with self._lock:
             spare, self._spare = self._spare, None

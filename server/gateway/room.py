@@ -10,9 +10,11 @@ from pathlib import Path
 import psutil
 
 from registry_hooks import weights
+from server.engine_spec import DEFAULT_KV_BYTES
 
-# What an engine process needs beside its weights: interpreter, torch, CUDA context, KV of one request.
-OVERHEAD_BYTES = {"cpu": 500_000_000, "cuda": 1_200_000_000}
+# What an engine process needs beside its weights: interpreter, torch and some rows of keys and values; on the GPU the
+# CUDA context and all the rows, which are taken at once there.
+OVERHEAD_BYTES = {"cpu": 750_000_000, "cuda": 1_200_000_000 + DEFAULT_KV_BYTES["cuda"]}
 _BYTES_PER_ELEMENT = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,12 @@ import pytest
 from pipeline.demo.world import save_untrained
 from server.engine import loading
 from server.engine.api import build_app
+from server.engine.choosing import runner_of
+from server.engine.generation import Generate, OneAtATime
 from server.engine.identity import Identity
 from server.engine.loading import LoadedModel, LoadOptions
 from server.engine.running import RunningEngine
-from server.engine.scheduling import Engine
+from server.engine.scheduling import Engine, Runner
 
 
 @pytest.fixture(scope="session")
@@ -66,11 +70,18 @@ def make_api(loaded: LoadedModel) -> Iterator[Callable[..., Api]]:
     """Builds engines around the one model."""
     engines: list[Engine] = []
 
-    def make(model: LoadedModel = loaded, *, max_queue: int = 4, **engine_options: Any) -> Api:
-        engine = Engine(max_queue=max_queue, **engine_options)
+    def make(model: LoadedModel = loaded, *, max_queue: int = 4, generate: Generate | None = None) -> Api:
+        engine = Engine(max_queue=max_queue)
         engines.append(engine)
+
+        def load() -> tuple[LoadedModel, Runner]:
+            if generate is not None:
+                return model, OneAtATime(model, generate=generate)
+            own = dataclasses.replace(model, model=copy.deepcopy(model.model))  # batching changes its attention
+            return own, runner_of(own)
+
         identity = Identity(model_name="demo", fingerprint="v1-abc")
-        return Api(RunningEngine(engine=engine, loaded=engine.start(lambda: model), identity=identity, load_s=0.1))
+        return Api(RunningEngine(engine=engine, loaded=engine.start(load), identity=identity, load_s=0.1))
 
     yield make
     for engine in engines:

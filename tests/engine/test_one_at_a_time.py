@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from server.engine.asks import Ask, Event, Failed, Finished, TokenMade
+from server.engine.generation import OneAtATime
 from server.engine.loading import LoadedModel
 from server.engine.scheduling import Engine, EngineStoppedError, QueueFullError, Ticket
 
@@ -40,8 +41,8 @@ class House:
 
     def __init__(self, max_queue: int) -> None:
         self.gate = Gate()
-        self.engine = Engine(max_queue=max_queue, generate=self.gate)
-        self.engine.start(lambda: MODEL)
+        self.engine = Engine(max_queue=max_queue)
+        self.engine.start(lambda: (MODEL, OneAtATime(MODEL, generate=self.gate)))
         self.events: queue.Queue[tuple[int, Event]] = queue.Queue()
 
     def ask(self, name: int, num_tokens: int = 1) -> Ticket:
@@ -159,10 +160,11 @@ def test_stopping_fails_what_runs_and_what_waits_and_takes_nothing_more(house: H
     with pytest.raises(EngineStoppedError):
         house.ask(3)
     house.gate.go.put(None)
-    ends = [house.next_event() for _ in range(2)]
+    seen = [house.next_event() for _ in range(3)]
 
-    assert [name for name, _ in ends] == [1, 2]
-    assert all(isinstance(event, Failed) for _, event in ends)
+    assert seen[0] == (1, TokenMade(token_id=1))  # of the step that ran
+    assert [name for name, _ in seen] == [1, 1, 2]
+    assert all(isinstance(event, Failed) for _, event in seen[1:])
 
 
 def test_a_load_that_fails_fails_the_start() -> None:
@@ -180,11 +182,11 @@ def test_load_and_steps_share_one_thread() -> None:
         threads.append(threading.get_ident())
         yield [Finished(reason="stop")]
 
-    def load() -> LoadedModel:
+    def load() -> tuple[LoadedModel, OneAtATime]:
         threads.append(threading.get_ident())
-        return MODEL
+        return MODEL, OneAtATime(MODEL, generate=generate)
 
-    engine, done = Engine(max_queue=1, generate=generate), threading.Event()
+    engine, done = Engine(max_queue=1), threading.Event()
     engine.start(load)
     engine.submit(Ask(prompt_ids=(1,), max_new_tokens=1), lambda _: done.set())
 

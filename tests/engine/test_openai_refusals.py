@@ -166,7 +166,7 @@ class TestRefusals:
 
     def test_a_full_line_is_a_429_with_retry_after(self, make_api: Any) -> None:
         api = make_api(max_queue=0)
-        api.running.engine._running = object()  # a request that does not end
+        api.running.engine._num_rows = 0  # as if every row were taken
         response = api.chat()
 
         assert refusal(response, 429)["code"] == "queue_full"

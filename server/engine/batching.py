@@ -1,0 +1,255 @@
+"""Iteration-level batching: requests join and leave at every forward pass. Engine thread only.
+
+Rows 0..B-1 belong to the requests that decode, in the order of `_decoding`; those whose prompt is still being read hold
+rows behind them. A pass takes the next token of every decoding request and at most a chunk of prompt tokens, first come
+first served, so a long prompt never stalls the streams of others.
+Source: iteration-level scheduling is that of Yu et al., "Orca", OSDI 2022, §3; chunked prompts are those of Agrawal et
+al., "Sarathi", 2023.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from server.engine.asks import Ask, Event, Failed, Finished, PromptScored, TokenMade, TokenScore
+from server.engine.attention import Pass
+from server.engine.generation import score_tokens
+from server.engine.loading import LoadedModel
+from server.engine.packing import Pack, Piece, pack
+from server.engine.sampling import Sampler, pick_all
+from server.engine.slots import Slots
+
+# Prompt tokens of one pass: few while others stream, since their next token waits for it; many when nobody does.
+CHUNK_BESIDE_TOKENS = 128
+CHUNK_ALONE_TOKENS = 512
+# Logits of all places are wanted to score a prompt: 16 M floats are 64 MB, whatever the vocabulary.
+MAX_LOGITS_OF_PASS = 16 * 1024 * 1024
+MIN_CHUNK_TOKENS = 16
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Running:
+    """One request in the batch.
+
+    Attributes:
+        num_stored: Its tokens whose keys and values are in its row.
+        made: Tokens that it made so far.
+        events: What came of the last pass.
+    """
+
+    ask: Ask
+    row: int
+    sampler: Sampler
+    num_stored: int = 0
+    made: list[int] = field(default_factory=list)
+    scores: list[TokenScore] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    is_over: bool = False
+
+    @property
+    def num_unread(self) -> int:
+        """Prompt tokens that no pass has seen yet."""
+        return max(0, len(self.ask.prompt_ids) - self.num_stored)
+
+    def piece(self, limit: int) -> Piece:
+        """Its next tokens, at most `limit` of its prompt."""
+        if not self.num_unread:
+            return Piece(row=self.row, past=self.num_stored, tokens=(self.made[-1],))
+        tokens = self.ask.prompt_ids[self.num_stored : self.num_stored + limit]
+        is_last = len(tokens) == self.num_unread
+        return Piece(
+            row=self.row,
+            past=self.num_stored,
+            tokens=tokens,
+            wants_logits=is_last or self.ask.scores_prompt,
+            wants_all=self.ask.scores_prompt,
+        )
+
+
+class Batch:
+    """The requests that run, and the rows that they hold."""
+
+    def __init__(self, loaded: LoadedModel, slots: Slots) -> None:
+        self._loaded = loaded
+        self._slots = slots
+        self._decoding: list[Running] = []
+        self._reading: deque[Running] = deque()
+        self._owners: list[Running | None] = [None] * slots.shape.num_rows
+
+    @property
+    def num_rows(self) -> int:
+        return len(self._owners)
+
+    @property
+    def num_stored_tokens(self) -> int:
+        """Tokens whose keys and values are kept now."""
+        return sum(one.num_stored for one in self)
+
+    def __iter__(self) -> Iterator[Running]:
+        yield from self._decoding
+        yield from self._reading
+
+    def join(self, ask: Ask) -> Running:
+        """Begin a request; there must be room."""
+        # From the end: the rows at the front are for those that decode.
+        row = max(number for number, owner in enumerate(self._owners) if owner is None)
+        running = Running(ask=ask, row=row, sampler=Sampler(ask.sampling))
+        self._owners[row] = running
+        self._reading.append(running)
+        return running
+
+    def leave(self, running: Running) -> None:
+        """End a request, whatever its state. Safe to call twice."""
+        if self._owners[running.row] is not running:
+            return
+        running.is_over = True
+        self._owners[running.row] = None
+        if running in self._reading:
+            self._reading.remove(running)
+            return
+        last = self._decoding.pop()
+        if last is not running:
+            self._slots.move(last.row, running.row, last.num_stored)
+            self._owners[last.row], self._owners[running.row] = None, last
+            self._decoding[running.row], last.row = last, running.row
+
+    def drop_all(self) -> list[Running]:
+        """End every request, after a pass that failed; the rows are as new."""
+        dropped = list(self)
+        for running in dropped:
+            running.is_over = True
+            self._slots.clear(running.row)
+        self._owners = [None] * len(self._owners)
+        self._decoding, self._reading = [], deque()
+        return dropped
+
+    @torch.inference_mode()
+    def step(self) -> list[Running]:
+        """One pass; those that it concerned, each with its new events. The last of a request is `Finished` or `Failed`.
+
+        Raises:
+            Exception: The model failed on the pass as a whole; what the rows hold is unknown.
+        """
+        concerned, pieces = self._next_pieces()
+        if not concerned:
+            return []
+        packed = pack(
+            pieces,
+            num_decoding=len(self._decoding),
+            row_len_tokens=self._slots.shape.max_len_tokens,
+            device=self._loaded.device,
+        )
+        logits_NV = self.forward(packed)
+        ready: list[tuple[Running, torch.Tensor]] = []
+        first = 0
+        for running, piece, num_logits in zip(concerned, pieces, packed.logits_of, strict=True):
+            running.events = []
+            running.num_stored += len(piece.tokens)
+            own_NV = logits_NV[first : first + num_logits]
+            first += num_logits
+            self._score_prompt(running, piece, own_NV)
+            if not running.num_unread and not running.is_over:
+                ready.append((running, own_NV[-1]))
+        self._make_tokens(ready)
+        self._settle(concerned)
+        return concerned
+
+    def _next_pieces(self) -> tuple[list[Running], list[Piece]]:
+        concerned = list(self._decoding)
+        pieces = [running.piece(1) for running in concerned]
+        left = CHUNK_BESIDE_TOKENS if self._decoding else CHUNK_ALONE_TOKENS
+        if any(running.ask.scores_prompt for running in self._reading):
+            left = max(MIN_CHUNK_TOKENS, min(left, MAX_LOGITS_OF_PASS // self._loaded.vocab_size))
+        for running in self._reading:
+            if left <= 0:
+                break
+            concerned.append(running)
+            pieces.append(running.piece(left))
+            left -= len(pieces[-1].tokens)
+        return concerned, pieces
+
+    def forward(self, packed: Pack) -> torch.Tensor:
+        """Raw logits in float32, of the tokens that want them."""
+        keep = {"logits_to_keep": packed.kept_N} if self._loaded.keeps_logits else {}
+        output = self._loaded.model(
+            input_ids=packed.ids_1T,
+            position_ids=packed.positions_1T,
+            use_cache=False,
+            relay=Pass(pack=packed, slots=self._slots),
+            **keep,
+        )
+        logits_NV: torch.Tensor = output.logits[0] if keep else output.logits[0][packed.kept_N]
+        return logits_NV.float()
+
+    def _score_prompt(self, running: Running, piece: Piece, logits_NV: torch.Tensor) -> None:
+        ask = running.ask
+        if not piece.wants_all:
+            return
+        following = ask.prompt_ids[piece.past + 1 : piece.past + 1 + len(piece.tokens)]
+        try:
+            running.scores += score_tokens(logits_NV[: len(following)], following, ask.num_top_logprobs or 0)
+        except FloatingPointError as error:
+            self._fail(running, error)
+            return
+        if not running.num_unread:
+            running.events.append(PromptScored(scores=tuple(running.scores)))
+
+    def _make_tokens(self, ready: Sequence[tuple[Running, torch.Tensor]]) -> None:
+        """Choose the next token of every request that has logits for it."""
+        wanting = []
+        for running, logits_V in ready:
+            if len(running.made) < running.ask.max_new_tokens:
+                wanting.append((running, logits_V))
+            else:
+                running.events.append(Finished(reason="length"))
+        if not wanting:
+            return
+        logits_RV = torch.stack([logits_V for _, logits_V in wanting])
+        tokens = pick_all(logits_RV, [running.sampler for running, _ in wanting])
+        for (running, logits_V), token in zip(wanting, tokens, strict=True):
+            if token is None:
+                self._fail(running, FloatingPointError("the model's logits are not finite at this place"))
+            else:
+                self._take(running, token, logits_V)
+
+    def _take(self, running: Running, token: int, logits_V: torch.Tensor) -> None:
+        ask = running.ask
+        if token in self._loaded.eos_ids:
+            running.events.append(Finished(reason="stop"))
+            return
+        running.made.append(token)
+        score = None if ask.num_top_logprobs is None else score_tokens(logits_V[None], [token], ask.num_top_logprobs)[0]
+        running.events.append(TokenMade(token_id=token, score=score))
+        if len(running.made) == ask.max_new_tokens:
+            running.events.append(Finished(reason="length"))
+
+    def _fail(self, running: Running, error: Exception) -> None:
+        running.events.append(Failed(because=f"the model failed on this request ({type(error).__name__}: {error})"))
+        running.is_over = True
+        self._slots.clear(running.row)
+
+    def _settle(self, concerned: Sequence[Running]) -> None:
+        """Let those go that have ended, and those decode whose prompt is read."""
+        for running in concerned:
+            if running.is_over or (running.events and isinstance(running.events[-1], Finished)):
+                self.leave(running)
+        for running in [one for one in self._reading if not one.num_unread]:
+            self._reading.remove(running)
+            self._change_places(running, len(self._decoding))
+            self._decoding.append(running)
+
+    def _change_places(self, running: Running, row: int) -> None:
+        other, old = self._owners[row], running.row
+        if row == old:
+            return
+        if other is None:
+            self._slots.move(old, row, running.num_stored)
+        else:
+            self._slots.swap(old, row, max(running.num_stored, other.num_stored))
+            other.row = old
+        self._owners[old], self._owners[row] = other, running
+        running.row = row

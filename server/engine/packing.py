@@ -1,0 +1,101 @@
+"""One forward pass over many requests: the next token of each that decodes, then pieces of prompts, packed in a row.
+
+Pure but for the tensors. T tokens in the pass, B of them of requests that decode (rows 0..B-1, one token each).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """Part of one request's tokens in a pass.
+
+    Attributes:
+        row: Where its keys and values lie.
+        past: Tokens of it that are there already.
+        wants_all: Whether the logits of all its tokens are wanted, and not only of the last.
+    """
+
+    row: int
+    past: int
+    tokens: tuple[int, ...]
+    wants_logits: bool = True
+    wants_all: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """A piece of a prompt within the pass: tokens `start`..`end` of T belong to `row`, after `past` earlier ones."""
+
+    row: int
+    past: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pack:
+    """What the model and the attention function are given.
+
+    Attributes:
+        num_decoding: B.
+        longest: Tokens of the longest decoding row, the new one counted; 0 when none decodes.
+        mask_BL: Which places of the decoding rows may be seen, before any sliding window; None when all may.
+        kept_N: Which tokens' logits are wanted; one at least.
+        logits_of: How many rows of logits each piece gets, in the order of the pieces.
+    """
+
+    ids_1T: torch.Tensor
+    positions_1T: torch.Tensor
+    places_T: torch.Tensor
+    num_decoding: int
+    longest: int
+    lengths_B: torch.Tensor
+    mask_BL: torch.Tensor | None
+    segments: tuple[Segment, ...]
+    kept_N: torch.Tensor
+    logits_of: tuple[int, ...]
+
+
+def pack(pieces: Sequence[Piece], *, num_decoding: int, row_len_tokens: int, device: str) -> Pack:
+    """Lay pieces out for one pass; the first `num_decoding` are single tokens of rows 0..B-1, in that order."""
+    tokens: list[int] = []
+    positions: list[int] = []
+    places: list[int] = []
+    kept: list[int] = []
+    segments: list[Segment] = []
+    for number, piece in enumerate(pieces):
+        start, end = len(tokens), len(tokens) + len(piece.tokens)
+        tokens += piece.tokens
+        positions += range(piece.past, piece.past + len(piece.tokens))
+        first = piece.row * row_len_tokens + piece.past
+        places += range(first, first + len(piece.tokens))
+        if piece.wants_logits:
+            kept += range(start, end) if piece.wants_all else [end - 1]
+        if number >= num_decoding:
+            segments.append(Segment(row=piece.row, past=piece.past, start=start, end=end))
+    kept = kept or [len(tokens) - 1]  # a model computes the logits of all tokens when it is asked for none
+    lengths = [piece.past + 1 for piece in pieces[:num_decoding]]
+    longest = max(lengths, default=0)
+    lengths_B = torch.tensor(lengths, device=device)
+    is_even = all(length == longest for length in lengths)
+    mask_BL = None if is_even else torch.arange(longest, device=device)[None] < lengths_B[:, None]
+    return Pack(
+        ids_1T=torch.tensor([tokens], device=device),
+        positions_1T=torch.tensor([positions], device=device),
+        places_T=torch.tensor(places, device=device),
+        num_decoding=num_decoding,
+        longest=longest,
+        lengths_B=lengths_B,
+        mask_BL=mask_BL,
+        segments=tuple(segments),
+        kept_N=torch.tensor(kept, device=device),
+        logits_of=tuple(
+            0 if not piece.wants_logits else len(piece.tokens) if piece.wants_all else 1 for piece in pieces
+        ),
+    )

@@ -1,0 +1,260 @@
+"""Requests that share every pass get the tokens that `generate` gives each of them alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from server.engine import batching, choosing, slots
+from server.engine.asks import Ask, Event, Failed, Finished, PromptScored, Sampling, TokenMade
+from server.engine.attention import install
+from server.engine.batching import Batch, Running
+from server.engine.choosing import runner_of
+from server.engine.generation import OneAtATime
+from server.engine.loading import LoadedModel
+from server.engine.slots import Slots
+
+VOCABULARY, MAX_LEN = 300, 96
+GREEDY = Sampling(temperature=0)
+NEAR_TIE = 1e-4
+FAMILIES = ("qwen3", "llama", "gpt2", "mistral")
+WINDOW = 7
+
+
+def new_model(family: str) -> Any:
+    """A tiny model with large random weights, so that its answers vary."""
+    torch.manual_seed(0)
+    common = {"vocab_size": VOCABULARY, "initializer_range": 0.2, "bos_token_id": None, "eos_token_id": None}
+    if family == "gpt2":
+        return GPT2LMHeadModel(GPT2Config(n_embd=64, n_layer=3, n_head=4, n_positions=MAX_LEN, **common)).eval()
+    common |= {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4}
+    common |= {"num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": MAX_LEN}
+    if family == "mistral":
+        return MistralForCausalLM(MistralConfig(sliding_window=WINDOW, **common)).eval()
+    if family == "llama":
+        return LlamaForCausalLM(LlamaConfig(**common)).eval()
+    return Qwen3ForCausalLM(Qwen3Config(**common)).eval()
+
+
+def around(model: Any) -> LoadedModel:
+    return LoadedModel(
+        model=model,
+        tokenizer=None,
+        device="cpu",
+        dtype="float32",
+        eos_ids=frozenset(),
+        vocab_size=VOCABULARY,
+        num_parameters=0,
+        max_model_len_tokens=MAX_LEN,
+        keeps_logits=True,
+    )
+
+
+@cache
+def plain(family: str) -> Any:
+    torch.set_num_threads(1)
+    return new_model(family)
+
+
+@cache
+def packed(family: str) -> LoadedModel:
+    loaded = around(new_model(family))
+    install(loaded.model)
+    return loaded
+
+
+def a_batch(family: str, num_rows: int) -> Batch:
+    loaded = packed(family)
+    shape = dataclasses.replace(slots.shape_of(loaded.model, max_len_tokens=MAX_LEN, device="cpu"), num_rows=num_rows)
+    return Batch(loaded, Slots(shape, dtype=torch.float32, device="cpu"))
+
+
+@cache
+def alone(family: str, prompt: tuple[int, ...], number: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """`generate`'s own tokens, and how far its two best logits lay apart at each."""
+    if number == 0:
+        return (), ()
+    ids = torch.tensor([prompt])
+    with torch.inference_mode():
+        answer = plain(family).generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=number,
+            do_sample=False,
+            pad_token_id=0,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+    best = [step[0].topk(2).values for step in answer.logits]
+    return tuple(answer.sequences[0, len(prompt) :].tolist()), tuple(float(two[0] - two[1]) for two in best)
+
+
+def assert_equal_but_for_ties(family: str, ask: Ask, made: list[int]) -> None:
+    tokens, gaps = alone(family, ask.prompt_ids, ask.max_new_tokens)
+    for mine, theirs, gap in zip(made, tokens, gaps, strict=False):
+        if mine != theirs:
+            assert gap < NEAR_TIE, (family, made, tokens)
+            return
+
+
+asks = st.builds(
+    lambda seed, length, number: Ask(
+        prompt_ids=tuple(random.Random(seed).randrange(VOCABULARY) for _ in range(length)),
+        max_new_tokens=number,
+        sampling=GREEDY,
+    ),
+    st.integers(0, 5),
+    st.sampled_from([1, 2, 5, 17, 40, 60]),
+    st.sampled_from([0, 1, 3, 12, 30]),
+)
+
+
+def run(batch: Batch, wanted: list[Ask], dice: random.Random, *, leave_early: bool = False) -> list[Running]:
+    """All of `wanted`, arriving and, if so wished, leaving at random; each as it ended."""
+    waiting, live, ended = list(wanted), list[Running](), list[Running]()
+    while waiting or live:
+        while waiting and len(live) < batch.num_rows and dice.random() < 0.6:
+            live.append(batch.join(waiting.pop(0)))
+        if leave_early and live and dice.random() < 0.15:
+            gone = live.pop(dice.randrange(len(live)))
+            batch.leave(gone)
+            ended.append(gone)
+        for running in batch.step():
+            if running.events and isinstance(running.events[-1], Finished | Failed):
+                live.remove(running)
+                ended.append(running)
+    return ended
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(wanted=st.lists(asks, min_size=1, max_size=9), num_rows=st.integers(1, 5), seed=st.integers(0, 99))
+def test_a_mixed_batch_makes_the_tokens_of_generate(family: str, wanted: list[Ask], num_rows: int, seed: int) -> None:
+    ended = run(a_batch(family, num_rows), wanted, random.Random(seed), leave_early=True)
+
+    assert len(ended) == len(wanted)
+    for running in ended:
+        assert_equal_but_for_ties(family, running.ask, running.made)
+        if running.events and running.events[-1] == Finished(reason="length"):
+            assert len(running.made) == running.ask.max_new_tokens
+
+
+def test_answers_vary_or_equality_would_prove_little() -> None:
+    for family in FAMILIES:
+        tokens, _ = alone(family, (5, 6, 7), 30)
+
+        assert len(set(tokens)) > 10
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_prompt_that_is_read_in_pieces_is_read_right(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "CHUNK_ALONE_TOKENS", 6)
+    monkeypatch.setattr(batching, "CHUNK_BESIDE_TOKENS", 3)
+    wanted = [
+        Ask(prompt_ids=tuple(range(first, first + 50)), max_new_tokens=20, sampling=GREEDY) for first in (1, 60, 150)
+    ]
+    for running in run(a_batch(family, 3), wanted, random.Random(1)):
+        assert_equal_but_for_ties(family, running.ask, running.made)
+
+
+def test_prompt_scores_are_those_of_a_plain_pass_whatever_runs_beside() -> None:
+    prompt = tuple(range(10, 70))
+    scoring = Ask(prompt_ids=prompt, max_new_tokens=0, num_top_logprobs=2, scores_prompt=True)
+    noise = [Ask(prompt_ids=(3, 4, 5), max_new_tokens=30, sampling=GREEDY) for _ in range(3)]
+    batch = a_batch("qwen3", 4)
+    for ask in noise:
+        batch.join(ask)
+    batch.step()
+    running = batch.join(scoring)
+    seen: list[Event] = []
+    while not seen or not isinstance(seen[-1], Finished):
+        batch.step()
+        seen += running.events
+    ids = torch.tensor([prompt])
+    with torch.inference_mode():
+        loss = float(plain("qwen3")(ids, labels=ids).loss)
+
+    assert isinstance(seen[0], PromptScored)
+    assert -sum(score.logprob for score in seen[0].scores) / 59 == pytest.approx(loss, abs=1e-4)
+
+
+def test_a_seeded_answer_is_the_same_alone_and_in_any_mix() -> None:
+    seeded = Ask(prompt_ids=(9, 8, 7), max_new_tokens=25, sampling=Sampling(temperature=1.5, top_p=0.9, seed=7))
+    by_itself = run(a_batch("qwen3", 1), [seeded], random.Random(0))[0].made
+    others = [
+        Ask(prompt_ids=tuple(range(n, n + 9)), max_new_tokens=30, sampling=Sampling(temperature=2.0)) for n in (1, 50)
+    ]
+    mixed = run(a_batch("qwen3", 3), [others[0], seeded, others[1]], random.Random(3))
+
+    assert next(running.made for running in mixed if running.ask is seeded) == by_itself
+
+
+@pytest.fixture
+def poisoned() -> Iterator[Batch]:
+    """A batch whose model gives NaN for token 299."""
+    loaded = packed("qwen3")
+    weight = loaded.model.get_input_embeddings().weight
+    kept = weight.data[299].clone()
+    weight.data[299] = float("nan")
+    yield a_batch("qwen3", 3)
+    weight.data[299] = kept
+
+
+def test_a_request_whose_logits_are_not_finite_fails_alone_and_its_row_is_clean_afterwards(poisoned: Batch) -> None:
+    good = [Ask(prompt_ids=(n, n + 1, n + 2), max_new_tokens=20, sampling=GREEDY) for n in (10, 20, 30, 40)]
+    bad = Ask(prompt_ids=(1, 299, 2), max_new_tokens=20, sampling=GREEDY)
+    ended = run(poisoned, [good[0], bad, *good[1:]], random.Random(5))
+
+    for running in ended:
+        if running.ask is bad:
+            assert isinstance(running.events[-1], Failed)
+            assert not running.made
+        else:
+            assert all(isinstance(event, TokenMade | Finished) for event in running.events)
+            assert len(running.made) == 20
+
+
+def test_the_budget_bounds_the_rows() -> None:
+    model = plain("qwen3")
+    row_bytes = 2 * 3 * MAX_LEN * 2 * 16 * 4
+
+    def rows(budget_bytes: int) -> int:
+        return slots.shape_of(model, max_len_tokens=MAX_LEN, device="cpu", budget_bytes=budget_bytes).num_rows
+
+    assert [rows(1), rows(3 * row_bytes), rows(10**12)] == [1, 3, slots.MAX_ROWS]
+
+
+def test_a_family_that_no_test_proves_is_batched_only_when_its_logits_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choosing, "PROVED", ())
+    agreeing = runner_of(around(new_model("mistral")))
+    monkeypatch.setattr(batching.Batch, "forward", lambda self, packed: torch.zeros(2, VOCABULARY))
+    differing = runner_of(around(new_model("mistral")))
+
+    assert isinstance(agreeing, Batch)
+    assert isinstance(differing, OneAtATime)
+
+
+def test_a_model_with_layers_of_another_kind_is_served_one_at_a_time() -> None:
+    loaded = around(new_model("llama"))
+    loaded.model.config.layer_types = ["linear_attention", "full_attention", "full_attention"]
+    runner = runner_of(loaded)
+
+    assert isinstance(runner, OneAtATime)
