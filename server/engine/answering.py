@@ -71,11 +71,6 @@ class Answering:
             self._meters.requests.labels(self._outcome or "cancelled").inc()
             self._outcome = "counted"
 
-    def usage(self) -> dict[str, int]:
-        """Token counts, as OpenAI's clients read them."""
-        prompt, made = len(self.ask.prompt_ids), self.transcript.num_tokens
-        return {"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made}
-
     def _end(self, reason: StopReason) -> None:
         self.finish_reason = self._outcome = reason
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import Any
@@ -16,12 +16,12 @@ from starlette.responses import JSONResponse, Response
 from server.engine import prompts, wire
 from server.engine.answering import Answering
 from server.engine.api_errors import ApiError, InvalidRequestError, ServerError
-from server.engine.asks import Ask
 from server.engine.bodies import read_json
 from server.engine.formats import ChatFormat, CompletionFormat, Format
 from server.engine.identity import Envelope
 from server.engine.meters import Meters
-from server.engine.responses import AnswerStream, whole_answer
+from server.engine.prompts import Wanted
+from server.engine.responses import AnswerStream, close_all, whole_answer
 from server.engine.running import RunningEngine
 from server.engine.transcript import Transcript
 
@@ -79,41 +79,53 @@ class _Routes:
     async def chat(self, request: Request) -> Response:
         body = wire.parse(wire.ChatRequest, await read_json(request))
         self._running.identity.check(body.model)
-        ask = await self._prompt(partial(prompts.ask_of_chat, self._running.loaded, body))
-        return await self._answer(request, body, ask, ChatFormat())
+        wanted = await self._prompt(partial(prompts.wanted_by_chat, self._running.loaded, body))
+        num_top = (body.top_logprobs or 0) if body.logprobs else None
+        return await self._answer(request, body, wanted, ChatFormat(num_top_logprobs=num_top))
 
     async def completion(self, request: Request) -> Response:
         body = wire.parse(wire.CompletionRequest, await read_json(request))
         self._running.identity.check(body.model)
-        ask = await self._prompt(partial(prompts.ask_of_completion, self._running.loaded, body))
-        echo = None
-        if body.echo:
-            echo = body.prompt if isinstance(body.prompt, str) else self._running.decode(body.prompt)
-        return await self._answer(request, body, ask, CompletionFormat(with_logprobs=body.logprobs is not None), echo)
+        wanted = await self._prompt(partial(prompts.wanted_by_completion, self._running.loaded, body))
+        return await self._answer(request, body, wanted, CompletionFormat(with_logprobs=body.logprobs is not None))
 
-    async def _prompt(self, make: Callable[[], Ask]) -> Ask:
+    async def _prompt(self, make: Callable[[], list[Wanted]]) -> list[Wanted]:
         return await asyncio.get_running_loop().run_in_executor(self._prompting, make)
 
     async def _answer(
         self,
         request: Request,
         body: wire.ChatRequest | wire.CompletionRequest,
-        ask: Ask,
+        wanted: list[Wanted],
         form: Format,
-        echo: str | None = None,
     ) -> Response:
-        transcript = Transcript(
-            decode=self._running.decode,
-            name_token=self._name_token,
-            prompt_ids=ask.prompt_ids,
-            stops=body.stop or (),
-            echo=echo,
-        )
-        answering = Answering(self._running.engine, ask, transcript, self._meters)
+        answers = self._begin(wanted, body.stop or ())
         envelope = Envelope.new(form.id_prefix, self._running.identity)
         if body.stream:
-            return AnswerStream(answering, form, envelope, include_usage=body.include_usage)
-        return await whole_answer(request, answering, form, envelope)
+            return AnswerStream(answers, form, envelope, include_usage=body.include_usage)
+        return await whole_answer(request, answers, form, envelope)
+
+    def _begin(self, wanted: list[Wanted], stops: Sequence[str]) -> list[Answering]:
+        """All answers of a request, in the engine's line; where one finds no place, none stays.
+
+        Raises:
+            OverloadedError: Too many wait already.
+        """
+        answers: list[Answering] = []
+        try:
+            for one in wanted:
+                transcript = Transcript(
+                    decode=self._running.decode,
+                    name_token=self._running.name_token,
+                    prompt_ids=one.ask.prompt_ids,
+                    stops=stops,
+                    echo=one.echo,
+                )
+                answers.append(Answering(self._running.engine, one.ask, transcript, self._meters))
+        except ApiError:
+            close_all(answers)
+            raise
+        return answers
 
     def _card(self) -> dict[str, Any]:
         return self._running.identity.card(self._running.loaded.max_model_len_tokens)

@@ -15,12 +15,26 @@ class Sampling:
     Attributes:
         temperature: 0 is greedy.
         top_p: Probability mass of the nucleus, 0..1; the likeliest token is always in it.
+        top_k: Only the so many likeliest tokens; 0 for all.
+        min_p: Only tokens of at least this share of the likeliest one's probability.
+        frequency_penalty: Taken from a token's logit for each time that the answer has it already.
+        presence_penalty: Taken from a token's logit once the answer has it.
+        repetition_penalty: What the logits of all tokens of prompt and answer are divided by (multiplied, if negative).
+        logit_bias: Token id to what is added to its logit.
         seed: Of the request's own generator; None draws a new one.
+        choice: Which of several answers to one prompt this is, from 0; each has a generator of its own.
     """
 
     temperature: float = 1.0
     top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
+    choice: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

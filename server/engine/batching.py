@@ -97,7 +97,7 @@ class Batch:
         """Begin a request; there must be room."""
         # From the end: the rows at the front are for those that decode.
         row = max(number for number, owner in enumerate(self._owners) if owner is None)
-        running = Running(ask=ask, row=row, sampler=Sampler(ask.sampling))
+        running = Running(ask=ask, row=row, sampler=Sampler(ask.sampling, ask.prompt_ids))
         self._owners[row] = running
         self._reading.append(running)
         return running

@@ -11,47 +11,64 @@ Choice = dict[str, Any]
 
 
 class Format(Protocol):
-    """How the pieces of an answer become `choices[0]`."""
+    """How the pieces of an answer become one of the `choices`; `index` says which."""
 
     id_prefix: str
     chunk_kind: str
     whole_kind: str
 
-    def opening(self) -> list[Choice]:
+    def opening(self, index: int) -> list[Choice]:
         """What a stream begins with, before the first token."""
 
-    def piece(self, piece: Piece) -> Choice:
+    def piece(self, index: int, piece: Piece) -> Choice:
         """One chunk of a stream."""
 
-    def finish(self, reason: str) -> Choice:
+    def finish(self, index: int, reason: str) -> Choice:
         """The chunk that says why the answer ended."""
 
-    def whole(self, pieces: Sequence[Piece], reason: str) -> Choice:
+    def whole(self, index: int, pieces: Sequence[Piece], reason: str) -> Choice:
         """The answer in one."""
 
 
 class ChatFormat:
-    """`/v1/chat/completions`."""
+    """`/v1/chat/completions`.
+
+    Args:
+        num_top_logprobs: Alternatives to show beside each token; None shows no log-probabilities.
+    """
 
     id_prefix = "chatcmpl"
     chunk_kind = "chat.completion.chunk"
     whole_kind = "chat.completion"
 
-    def opening(self) -> list[Choice]:
-        return [self._delta({"role": "assistant", "content": ""})]
+    def __init__(self, *, num_top_logprobs: int | None = None) -> None:
+        self._num_top = num_top_logprobs
 
-    def piece(self, piece: Piece) -> Choice:
-        return self._delta({"content": piece.text})
+    def opening(self, index: int) -> list[Choice]:
+        return [self._delta(index, {"role": "assistant", "content": ""})]
 
-    def finish(self, reason: str) -> Choice:
-        return self._delta({}) | {"finish_reason": reason}
+    def piece(self, index: int, piece: Piece) -> Choice:
+        return self._delta(index, {"content": piece.text}) | {"logprobs": self._logprobs(piece.scored)}
 
-    def whole(self, pieces: Sequence[Piece], reason: str) -> Choice:
+    def finish(self, index: int, reason: str) -> Choice:
+        return self._delta(index, {}) | {"finish_reason": reason}
+
+    def whole(self, index: int, pieces: Sequence[Piece], reason: str) -> Choice:
         message = {"role": "assistant", "content": "".join(piece.text for piece in pieces), "refusal": None}
-        return {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
+        scored = [token for piece in pieces for token in piece.scored]
+        return {"index": index, "message": message, "logprobs": self._logprobs(scored), "finish_reason": reason}
 
-    def _delta(self, delta: dict[str, str]) -> Choice:
-        return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}
+    def _delta(self, index: int, delta: dict[str, str]) -> Choice:
+        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+
+    def _logprobs(self, scored: Sequence[ScoredToken]) -> dict[str, Any] | None:
+        if self._num_top is None:
+            return None
+        return {"content": [self._token(token) for token in scored], "refusal": None}
+
+    def _token(self, token: ScoredToken) -> dict[str, Any]:
+        top = list((token.top or {}).items())[: self._num_top]
+        return {**_named(token.token, token.logprob), "top_logprobs": [_named(*one) for one in top]}
 
 
 class CompletionFormat:
@@ -63,22 +80,28 @@ class CompletionFormat:
     def __init__(self, *, with_logprobs: bool) -> None:
         self._with_logprobs = with_logprobs
 
-    def opening(self) -> list[Choice]:
+    def opening(self, index: int) -> list[Choice]:
         return []
 
-    def piece(self, piece: Piece) -> Choice:
-        return self._choice(piece.text, piece.scored, None)
+    def piece(self, index: int, piece: Piece) -> Choice:
+        return self._choice(index, piece.text, piece.scored, None)
 
-    def finish(self, reason: str) -> Choice:
-        return self._choice("", (), reason)
+    def finish(self, index: int, reason: str) -> Choice:
+        return self._choice(index, "", (), reason)
 
-    def whole(self, pieces: Sequence[Piece], reason: str) -> Choice:
+    def whole(self, index: int, pieces: Sequence[Piece], reason: str) -> Choice:
         scored = [token for piece in pieces for token in piece.scored]
-        return self._choice("".join(piece.text for piece in pieces), scored, reason)
+        return self._choice(index, "".join(piece.text for piece in pieces), scored, reason)
 
-    def _choice(self, text: str, scored: Sequence[ScoredToken], reason: str | None) -> Choice:
+    def _choice(self, index: int, text: str, scored: Sequence[ScoredToken], reason: str | None) -> Choice:
         logprobs = _logprobs(scored) if self._with_logprobs else None
-        return {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": reason}
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+
+
+def _named(token: str, logprob: float | None) -> dict[str, Any]:
+    """A token as chats show it; one that is no whole character has no bytes of its own to show."""
+    raw = None if token.startswith("token_id:") else list(token.encode())
+    return {"token": token, "logprob": logprob, "bytes": raw}
 
 
 def _logprobs(scored: Sequence[ScoredToken]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def generate(loaded: LoadedModel, ask: Ask) -> Iterator[list[Event]]:
         FloatingPointError: Logits are not finite.
     """
     forward = _Forward(loaded)
-    sampler = Sampler(ask.sampling)
+    sampler = Sampler(ask.sampling, ask.prompt_ids)
     if ask.scores_prompt:
         logits_V = yield from _read_scoring(forward, ask)
     else:

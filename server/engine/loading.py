@@ -52,6 +52,11 @@ class LoadedModel:
     max_model_len_tokens: int
     keeps_logits: bool
 
+    def decode(self, ids: list[int]) -> str:
+        """Text of tokens, without special ones."""
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
 
 def load(folder: Path, options: LoadOptions) -> LoadedModel:
     """Load the checkpoint in `folder`.

@@ -2,50 +2,91 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 from server.engine.api_errors import InvalidRequestError
 from server.engine.asks import Ask, Sampling
 from server.engine.loading import LoadedModel
-from server.engine.wire import ChatRequest, CompletionRequest, Message
+from server.engine.wire import MAX_PROMPTS, ChatRequest, CompletionRequest, Message
 
 # OpenAI's own default for completions; a chat may fill what is left.
 DEFAULT_COMPLETION_TOKENS = 16
 
 
-def ask_of_chat(loaded: LoadedModel, request: ChatRequest) -> Ask:
-    """What a chat asks of the engine.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """One answer that a client wants; `echo` is the prompt's text when it is to be shown first."""
+
+    ask: Ask
+    echo: str | None = None
+
+
+def wanted_by_chat(loaded: LoadedModel, request: ChatRequest) -> list[Wanted]:
+    """The answers that a chat asks of the engine: `n` of them.
 
     Raises:
-        InvalidRequestError: There is no chat template, it refuses the messages, or they are too long.
+        InvalidRequestError: There is no chat template, it refuses the messages, they are too long, or fields contradict
+            each other.
     """
-    prompt_ids = loaded.tokenizer(_render(loaded.tokenizer, request.messages), add_special_tokens=False).input_ids
+    if request.top_logprobs and not request.logprobs:
+        raise InvalidRequestError("top_logprobs needs logprobs to be true", param="top_logprobs")
+    text = _render(loaded.tokenizer, request.messages, request.chat_template_kwargs or {})
+    prompt_ids = loaded.tokenizer(text, add_special_tokens=False).input_ids
     wanted = request.max_completion_tokens or request.max_tokens
     room = _room(loaded, prompt_ids, wanted or 0, at_least=1)
-    return Ask(prompt_ids=tuple(prompt_ids), max_new_tokens=wanted or room, sampling=_sampling(request))
+    return [
+        Wanted(
+            ask=Ask(
+                prompt_ids=tuple(prompt_ids),
+                max_new_tokens=wanted or room,
+                sampling=sampling,
+                num_top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+            )
+        )
+        for sampling in _samplings(loaded, request)
+    ]
 
 
-def ask_of_completion(loaded: LoadedModel, request: CompletionRequest) -> Ask:
-    """What a completion asks of the engine.
+def wanted_by_completion(loaded: LoadedModel, request: CompletionRequest) -> list[Wanted]:
+    """The answers that a completion asks of the engine: `n` for each prompt, in the order of the prompts.
 
     Raises:
-        InvalidRequestError: The prompt is empty, too long, or has tokens that the model has not.
+        InvalidRequestError: A prompt is empty, too long, or has tokens that the model has not; too many answers.
     """
-    prompt_ids = request.prompt if isinstance(request.prompt, list) else loaded.tokenizer(request.prompt).input_ids
+    samplings = _samplings(loaded, request)
+    if len(samplings) * len(request.prompt) > MAX_PROMPTS:
+        raise InvalidRequestError(f"at most {MAX_PROMPTS} answers a request: prompts times n", param="n")
+    return [wanted for prompt in request.prompt for wanted in _of_prompt(loaded, request, prompt, samplings)]
+
+
+def _of_prompt(
+    loaded: LoadedModel, request: CompletionRequest, prompt: str | list[int], samplings: list[Sampling]
+) -> list[Wanted]:
+    prompt_ids = loaded.tokenizer(prompt).input_ids if isinstance(prompt, str) else prompt
     if any(not 0 <= token_id < loaded.vocab_size for token_id in prompt_ids):
         raise InvalidRequestError(f"prompt: token ids go from 0 to {loaded.vocab_size - 1}", param="prompt")
     wanted = request.max_tokens
     room = _room(loaded, prompt_ids, wanted or 0, at_least=0 if wanted == 0 else 1)
-    return Ask(
-        prompt_ids=tuple(prompt_ids),
-        max_new_tokens=min(DEFAULT_COMPLETION_TOKENS, room) if wanted is None else wanted,
-        sampling=_sampling(request),
-        num_top_logprobs=request.logprobs,
-        scores_prompt=bool(request.echo) and request.logprobs is not None,
-    )
+    echo = None
+    if request.echo:
+        echo = prompt if isinstance(prompt, str) else loaded.decode(prompt_ids)
+    return [
+        Wanted(
+            ask=Ask(
+                prompt_ids=tuple(prompt_ids),
+                max_new_tokens=min(DEFAULT_COMPLETION_TOKENS, room) if wanted is None else wanted,
+                sampling=sampling,
+                num_top_logprobs=request.logprobs,
+                scores_prompt=bool(request.echo) and request.logprobs is not None,
+            ),
+            echo=echo,
+        )
+        for sampling in samplings
+    ]
 
 
-def _render(tokenizer: Any, messages: list[Message]) -> str:
+def _render(tokenizer: Any, messages: list[Message], options: dict[str, Any]) -> str:
     if not tokenizer.chat_template:
         raise InvalidRequestError(
             "this model's tokenizer has no chat template: use /v1/completions",
@@ -54,7 +95,7 @@ def _render(tokenizer: Any, messages: list[Message]) -> str:
         )
     try:
         text: str = tokenizer.apply_chat_template(
-            [_turn(message) for message in messages], add_generation_prompt=True, tokenize=False
+            [_turn(message) for message in messages], add_generation_prompt=True, tokenize=False, **options
         )
     except Exception as error:  # a template is a program of the checkpoint's and may raise anything
         raise InvalidRequestError(
@@ -85,9 +126,26 @@ def _room(loaded: LoadedModel, prompt_ids: list[int], num_wanted: int, *, at_lea
     return room
 
 
-def _sampling(request: ChatRequest | CompletionRequest) -> Sampling:
-    return Sampling(
+def _samplings(loaded: LoadedModel, request: ChatRequest | CompletionRequest) -> list[Sampling]:
+    """How each of the `n` answers to a prompt is chosen."""
+    base = Sampling(
         temperature=1.0 if request.temperature is None else request.temperature,
         top_p=1.0 if request.top_p is None else request.top_p,
+        top_k=max(0, request.top_k or 0),
+        min_p=request.min_p or 0.0,
+        frequency_penalty=request.frequency_penalty or 0.0,
+        presence_penalty=request.presence_penalty or 0.0,
+        repetition_penalty=request.repetition_penalty or 1.0,
+        logit_bias=_biases(loaded, request.logit_bias or {}),
         seed=request.seed,
     )
+    return [replace(base, choice=choice) for choice in range(request.n or 1)]
+
+
+def _biases(loaded: LoadedModel, biases: dict[str, float]) -> tuple[tuple[int, float], ...]:
+    for token in biases:
+        if not (token.isascii() and token.isdecimal() and int(token) < loaded.vocab_size):
+            raise InvalidRequestError(
+                f"logit_bias: {token!r} is no token id; they go from 0 to {loaded.vocab_size - 1}", param="logit_bias"
+            )
+    return tuple((int(token), bias) for token, bias in biases.items())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -19,58 +19,80 @@ from server.engine.identity import Envelope
 from server.engine.transcript import Piece
 
 _DONE = b"data: [DONE]\n\n"
+MAX_ARRIVING = 64
 _HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 class AnswerStream(StreamingResponse):
-    """An answer as server-sent events. A failure in the middle is an error event, and then there is no `[DONE]`."""
+    """Answers as server-sent events. A failure in the middle is an error event, and then there is no `[DONE]`."""
 
-    def __init__(self, answering: Answering, form: Format, envelope: Envelope, *, include_usage: bool) -> None:
-        self._answering = answering
-        lines = _events(answering, form, envelope, include_usage=include_usage)
+    def __init__(self, answers: Sequence[Answering], form: Format, envelope: Envelope, *, include_usage: bool) -> None:
+        self._answers = answers
+        lines = _events(answers, form, envelope, include_usage=include_usage)
         super().__init__(lines, media_type="text/event-stream", headers=_HEADERS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._answering.close()
+            close_all(self._answers)
 
 
-async def whole_answer(request: Request, answering: Answering, form: Format, envelope: Envelope) -> JSONResponse:
-    """An answer in one.
+async def whole_answer(
+    request: Request, answers: Sequence[Answering], form: Format, envelope: Envelope
+) -> JSONResponse:
+    """All answers in one.
 
     Raises:
-        ServerError: The engine failed on it.
-        ClientDisconnect: Nobody waits for it any more; the engine was told.
+        ServerError: The engine failed on one.
+        ClientDisconnect: Nobody waits for them any more; the engine was told.
     """
-    collecting = asyncio.create_task(_collect(answering))
+    collecting = asyncio.create_task(_collect_all(answers))
     leaving = asyncio.create_task(_until_gone(request))
     try:
         await asyncio.wait({collecting, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not collecting.done():
             raise ClientDisconnect
-        choice = form.whole(collecting.result(), answering.finish_reason)
+        pairs = zip(answers, collecting.result(), strict=True)
+        choices = [form.whole(index, pieces, one.finish_reason) for index, (one, pieces) in enumerate(pairs)]
     finally:
         collecting.cancel()
         leaving.cancel()
+        close_all(answers)
+    return JSONResponse(envelope.wrap(form.whole_kind, choices, usage=usage_of(answers)))
+
+
+def close_all(answers: Sequence[Answering]) -> None:
+    """The answers are complete, or nobody waits for them any more."""
+    for answering in answers:
         answering.close()
-    return JSONResponse(envelope.wrap(form.whole_kind, [choice], usage=answering.usage()))
+
+
+def usage_of(answers: Sequence[Answering]) -> dict[str, int]:
+    """Token counts, as OpenAI's clients read them; a prompt with several answers counts once."""
+    prompts = {id(one.ask.prompt_ids): len(one.ask.prompt_ids) for one in answers if one.ask.sampling.choice == 0}
+    prompt, made = sum(prompts.values()), sum(one.transcript.num_tokens for one in answers)
+    return {"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made}
 
 
 async def _events(
-    answering: Answering, form: Format, envelope: Envelope, *, include_usage: bool
+    answers: Sequence[Answering], form: Format, envelope: Envelope, *, include_usage: bool
 ) -> AsyncIterator[bytes]:
     more: dict[str, Any] = {"usage": None} if include_usage else {}
     try:
-        for choice in form.opening():
+        for index in range(len(answers)):
+            for choice in form.opening(index):
+                yield _event(envelope.wrap(form.chunk_kind, [choice], **more))
+        async for index, piece in _merged(answers):
+            if piece is None:
+                choice = form.finish(index, answers[index].finish_reason)
+            elif piece.text or piece.scored:
+                choice = form.piece(index, piece)
+            else:
+                continue
             yield _event(envelope.wrap(form.chunk_kind, [choice], **more))
-        async for piece in answering.pieces():
-            if piece.text or piece.scored:
-                yield _event(envelope.wrap(form.chunk_kind, [form.piece(piece)], **more))
-        yield _event(envelope.wrap(form.chunk_kind, [form.finish(answering.finish_reason)], **more))
         if include_usage:
-            yield _event(envelope.wrap(form.chunk_kind, [], usage=answering.usage()))
+            yield _event(envelope.wrap(form.chunk_kind, [], usage=usage_of(answers)))
         yield _DONE
     except ApiError as error:
         yield _event(error.body())
@@ -79,9 +101,45 @@ async def _events(
         yield _event(ServerError("the answer could not be finished").body())
 
 
+async def _merged(answers: Sequence[Answering]) -> AsyncIterator[tuple[int, Piece | None]]:
+    """The pieces of all answers as they are made, with their index; None after the last of each."""
+    if len(answers) == 1:
+        async for only in answers[0].pieces():
+            yield 0, only
+        yield 0, None
+        return
+    arriving: asyncio.Queue[tuple[int, Piece | None]] = asyncio.Queue(MAX_ARRIVING)
+
+    async def pump(index: int, answering: Answering) -> None:
+        async for piece in answering.pieces():
+            await arriving.put((index, piece))
+        await arriving.put((index, None))
+
+    pumping = [asyncio.create_task(pump(index, one)) for index, one in enumerate(answers)]
+    try:
+        num_left = len(pumping)
+        while num_left:
+            getting = asyncio.create_task(arriving.get())
+            await asyncio.wait({getting, *pumping}, return_when=asyncio.FIRST_COMPLETED)
+            for task in pumping:
+                if task.done() and task.exception() is not None:
+                    getting.cancel()
+                    task.result()
+            index, piece = await getting
+            num_left -= piece is None
+            yield index, piece
+    finally:
+        for task in pumping:
+            task.cancel()
+
+
 def _event(document: dict[str, Any]) -> bytes:
     text = json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return b"data: " + text.encode() + b"\n\n"
+
+
+async def _collect_all(answers: Sequence[Answering]) -> list[list[Piece]]:
+    return await asyncio.gather(*map(_collect, answers))
 
 
 async def _collect(answering: Answering) -> list[Piece]:

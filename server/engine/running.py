@@ -53,8 +53,7 @@ class RunningEngine:
 
     def decode(self, ids: list[int]) -> str:
         """Text of tokens, without special ones."""
-        text: str = self.loaded.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text
+        return self.loaded.decode(ids)
 
     def name_token(self, token_id: int) -> str:
         """How `logprobs` shows a token: special ones by their name, those that are no whole characters by their id.

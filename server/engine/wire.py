@@ -14,18 +14,12 @@ from server.engine.api_errors import InvalidRequestError, UnsupportedError
 
 MAX_STOPS, MAX_STOP_CHARS = 4, 1000
 MAX_LOGPROBS = 20
+MAX_CHOICES, MAX_PROMPTS, MAX_BIASES = 8, 64, 1024
 _INT64 = 2**63
 
 # Field → the values that change nothing.
 _NOT_SERVED: dict[str, tuple[Any, ...]] = {
-    "n": (1,),
     "best_of": (1,),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "repetition_penalty": (1,),
-    "logit_bias": ({},),
-    "top_k": (0, -1),
-    "min_p": (0,),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "functions": ([],),
@@ -38,7 +32,7 @@ _NOT_SERVED: dict[str, tuple[Any, ...]] = {
     "web_search_options": (),
     "suffix": ("",),
 }
-_NOT_SERVED_IN_CHAT: dict[str, tuple[Any, ...]] = {"logprobs": (False,), "top_logprobs": (0,), "echo": (False,)}
+_NOT_SERVED_IN_CHAT: dict[str, tuple[Any, ...]] = {"echo": (False,)}
 
 
 class _Wire(BaseModel):
@@ -79,6 +73,7 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+_Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 _Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 
 
@@ -91,6 +86,13 @@ class _Request(_Wire):
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
     seed: Annotated[int, Field(ge=-_INT64, lt=_INT64)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    top_k: Annotated[int, Field(ge=-1, lt=_INT64)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] | None = None
+    logit_bias: Annotated[dict[str, _Bias], Field(max_length=MAX_BIASES)] | None = None
     stop: Annotated[Annotated[list[_Stop], Field(max_length=MAX_STOPS)] | None, BeforeValidator(_as_list)] = None
 
     @property
@@ -104,12 +106,15 @@ class ChatRequest(_Request):
     messages: Annotated[list[Message], Field(min_length=1)]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
 
 
 class CompletionRequest(_Request):
-    """Body of `POST /v1/completions`. One prompt; a list of one prompt is one too."""
+    """Body of `POST /v1/completions`. A prompt is text or token ids; there may be several."""
 
-    prompt: str | list[int]
+    prompt: Annotated[list[str | list[int]], Field(min_length=1, max_length=MAX_PROMPTS)]
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
@@ -133,19 +138,19 @@ def parse(kind: type[_AnyRequest], document: Any) -> _AnyRequest:
         if name in document and document[name] not in harmless:
             raise UnsupportedError(f"{name} is not served by this engine: leave it out", param=name)
     if kind is CompletionRequest:
-        document["prompt"] = _one_prompt(document.get("prompt"))
+        document["prompt"] = _as_prompts(document.get("prompt"))
     try:
         return kind.model_validate(document)
     except ValidationError as error:
         raise _explain(error) from error
 
 
-def _one_prompt(prompt: Any) -> Any:
-    if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list):
-        if len(prompt) > 1:
-            raise UnsupportedError("one prompt per request: send several requests", param="prompt")
-        return prompt[0]
-    return prompt
+def _as_prompts(prompt: Any) -> Any:
+    """One prompt is a list of one; a list of numbers is one prompt of token ids."""
+    is_one = isinstance(prompt, str) or (
+        isinstance(prompt, list) and not (prompt and isinstance(prompt[0], str | list))
+    )
+    return [prompt] if is_one else prompt
 
 
 def _explain(error: ValidationError) -> InvalidRequestError:

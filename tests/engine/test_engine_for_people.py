@@ -68,10 +68,10 @@ def test_the_openai_client_gets_its_own_errors(people: str) -> None:
         with pytest.raises(openai.NotFoundError) as lost:
             client.chat.completions.create(model="other", messages=GREETING)
         with pytest.raises(openai.BadRequestError) as refused:
-            client.chat.completions.create(model="lively", messages=GREETING, n=3)
+            client.chat.completions.create(model="lively", messages=GREETING, extra_body={"best_of": 3})
 
     assert lost.value.code == "model_not_found"
-    assert (refused.value.code, refused.value.param) == ("unsupported_parameter", "n")
+    assert (refused.value.code, refused.value.param) == ("unsupported_parameter", "best_of")
 
 
 def test_a_port_in_use_is_the_users_mistake(people: str, checkpoint: Path) -> None:
