@@ -79,6 +79,9 @@ class EngineSettings(_Section):
     max_model_len_tokens: int = Field(
         0, ge=0, description="Longest prompt and answer together; 0: what the model's config says, at most 4096."
     )
+    packed_linears: bool = Field(
+        True, description="On CPU in float32: lay weights out once, at load, where a timing shows that it pays."
+    )
     kv_budget_bytes: int = Field(
         0,
         ge=0,

@@ -30,6 +30,7 @@ class EngineSpec:
         num_threads: Compute threads on CPU; 0 leaves it to torch.
         max_model_len_tokens: 0: what the config says, at most 4096.
         max_queue: Requests that may wait; more get 429.
+        packed_linears: Lay weights out for oneDNN where that is faster; float32 on CPU only.
         kv_budget_bytes: Memory for the keys and values of running requests; 0: what the device suggests.
     """
 
@@ -43,6 +44,7 @@ class EngineSpec:
     max_model_len_tokens: int = 0
     max_queue: int = 64
     kv_budget_bytes: int = 0
+    packed_linears: bool = True
 
     def to_line(self) -> bytes:
         return json.dumps(dataclasses.asdict(self)).encode() + b"\n"

@@ -29,6 +29,10 @@ class Gateway:
         self._client = httpx.Client(timeout=_DEADLINE_S, trust_env=False)
         self.url = self._wait(self._listening)
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def serving(self, version: int, *, poll_s: float = 0.02) -> dict[str, Any]:
         """`/models/info` as soon as that version is served."""
         info: dict[str, Any] = self._wait(lambda: self._info_of(version), poll_s)

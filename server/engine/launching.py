@@ -15,6 +15,7 @@ from server.engine.choosing import runner_of
 from server.engine.identity import Identity
 from server.engine.loading import LoadedModel, LoadOptions
 from server.engine.loading import load as load_checkpoint
+from server.engine.packed_linear import pack_linears
 from server.engine.running import RunningEngine
 from server.engine.scheduling import Engine, Runner
 from server.engine_spec import EngineSpec
@@ -45,6 +46,8 @@ def load(spec: EngineSpec, *, since: float) -> RunningEngine:
 
     def load_in_engine() -> tuple[LoadedModel, Runner]:
         loaded = load_checkpoint(Path(spec.checkpoint_dir), options)
+        if spec.packed_linears and (loaded.device, loaded.dtype) == ("cpu", "float32"):
+            pack_linears(loaded.model)
         return loaded, runner_of(loaded, kv_budget_bytes=spec.kv_budget_bytes)
 
     loaded = engine.start(load_in_engine)

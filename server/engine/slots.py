@@ -7,9 +7,11 @@ places.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from server.engine_spec import DEFAULT_KV_BYTES
@@ -36,8 +38,8 @@ class Slots:
     def __init__(self, shape: SlotShape, *, dtype: torch.dtype, device: str) -> None:
         self.shape = shape
         size = (shape.num_rows, shape.max_len_tokens, shape.num_kv_heads, shape.head_dim)
-        self.keys_RLKD = [torch.zeros(size, dtype=dtype, device=device) for _ in range(shape.num_layers)]
-        self.values_RLKD = [torch.zeros(size, dtype=dtype, device=device) for _ in range(shape.num_layers)]
+        self.keys_RLKD = [_zeros(size, dtype, device) for _ in range(shape.num_layers)]
+        self.values_RLKD = [_zeros(size, dtype, device) for _ in range(shape.num_layers)]
 
     def write(self, layer: int, places_T: torch.Tensor, keys_TKD: torch.Tensor, values_TKD: torch.Tensor) -> None:
         """Put the keys and values of T tokens at flat places `row * L + position`."""
@@ -65,6 +67,13 @@ class Slots:
     def num_tokens(self) -> int:
         """Tokens that fit, over all rows."""
         return self.shape.num_rows * self.shape.max_len_tokens
+
+
+def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: str) -> torch.Tensor:
+    """Zeros that take memory on CPU only where they are written: torch's own are written at once."""
+    if device != "cpu":
+        return torch.zeros(size, dtype=dtype, device=device)
+    return torch.from_numpy(np.zeros(math.prod(size) * dtype.itemsize, dtype=np.uint8)).view(dtype).view(size)
 
 
 def shape_of(model: Any, *, max_len_tokens: int, device: str, budget_bytes: int = 0) -> SlotShape:

@@ -52,6 +52,7 @@ class EngineRoom:
             max_model_len_tokens=engine.max_model_len_tokens,
             max_queue=engine.max_queue,
             kv_budget_bytes=engine.kv_budget_bytes,
+            packed_linears=engine.packed_linears,
         )
         with self._lock:
             spare, self._spare = self._spare, None
