@@ -14,7 +14,7 @@ import aiohttp
 
 _TEXT = (
     "the of and to in is that for it as was with be by on not he his but at are this have from or had an they "
-    "which one you were her all she there would their we him been has when who will more no if out so said what up its about"
+    "which one you were her all she there would their we him been has when who will more no if out so said what up"
 )
 WORDS = tuple(_TEXT.split())
 NEW_TOKENS = 64
