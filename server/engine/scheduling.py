@@ -159,8 +159,12 @@ class Engine:
             return
         self._num_rows = runner.num_rows
         self._loaded.set_result(loaded)
-        while self._admit(runner):
-            self._step(runner)
+        try:
+            while self._admit(runner):
+                self._step(runner)
+        except Exception as error:  # noqa: BLE001 - a defect of ours: nobody may wait for a thread that has ended
+            events.logger().exception("engine.thread_died", error=f"{type(error).__name__}: {error}")
+            self._num_failed_steps, self._stopping = MAX_FAILED_STEPS, True
         for ticket, _ in self._running.values():
             ticket.deliver([Failed(because="the engine was stopped while it answered")])
         with self._changed:
@@ -188,7 +192,11 @@ class Engine:
         return not self._stopping
 
     def _begin(self, runner: Runner, ticket: Ticket) -> None:
-        progress = runner.join(ticket.ask)
+        try:
+            progress = runner.join(ticket.ask)
+        except Exception:
+            ticket.deliver([Failed(because="the engine failed before this request began")])
+            raise
         self._running[id(progress)] = (ticket, progress)
 
     def _end(self, runner: Runner, ticket: Ticket, progress: Progress) -> None:
