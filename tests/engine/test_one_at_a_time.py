@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
@@ -213,7 +214,12 @@ def test_a_defect_of_the_loop_itself_leaves_nobody_waiting() -> None:
     assert seen.get(timeout=WAIT_S) == Finished(reason="stop")
     engine.submit(Ask(prompt_ids=(2,), max_new_tokens=1), lambda step: [seen.put(event) for event in step])
 
-    assert isinstance(seen.get(timeout=WAIT_S), Failed)
+    failed = seen.get(timeout=WAIT_S)
+    deadline = time.monotonic() + WAIT_S
+    while not engine.is_broken and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+    assert isinstance(failed, Failed)
     assert engine.is_broken
     with pytest.raises(EngineStoppedError):
         engine.submit(Ask(prompt_ids=(3,), max_new_tokens=1), lambda _: None)
