@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from server.engine.api_errors import OverloadedError, ServerError, StoppingError
 from server.engine.asks import Ask, Event, Failed, Finished, PromptScored, StopReason, TokenMade
@@ -28,9 +28,8 @@ class Answering:
         self._meters = meters
         self._outcome: str | None = None
         self._inbox: asyncio.Queue[Event] = asyncio.Queue()
-        loop = asyncio.get_running_loop()
         try:
-            self._ticket = engine.submit(ask, lambda step: _hand_over(loop, self._put, step))
+            self._ticket = engine.submit(ask, self._put, loop=asyncio.get_running_loop())
         except QueueFullError as error:
             meters.requests.labels("refused").inc()
             raise OverloadedError(str(error)) from error
@@ -57,9 +56,9 @@ class Answering:
                     yield self.transcript.token(event)
                     if self.transcript.is_stopped:
                         self._end("stop")
-                case Finished(reason=reason):
-                    yield self.transcript.ending()
-                    self._end(self.transcript.reason(reason))
+                case Finished() as event:
+                    yield self.transcript.ending(event)
+                    self._end(self.transcript.reason(event.reason))
                 case Failed(because=because):
                     self._outcome = "failed"
                     raise ServerError(because)
@@ -77,8 +76,3 @@ class Answering:
     def _put(self, step: Sequence[Event]) -> None:
         for event in step:
             self._inbox.put_nowait(event)
-
-
-def _hand_over(loop: asyncio.AbstractEventLoop, put: Callable[[Sequence[Event]], None], step: Sequence[Event]) -> None:
-    """In the engine's thread; a loop that has ended raises, which cancels the request."""
-    loop.call_soon_threadsafe(put, step)

@@ -45,6 +45,8 @@ class Ask:
         max_new_tokens: 0 only reads the prompt.
         num_top_logprobs: Alternatives to report with each token; None reports no log-probabilities.
         scores_prompt: Report the prompt's tokens too.
+        scores_end: Report the end token too, where log-probabilities are reported: who reads a prompt's scores from
+            an answer of one token counts on one more token after them.
     """
 
     prompt_ids: tuple[int, ...]
@@ -52,6 +54,7 @@ class Ask:
     sampling: Sampling = Sampling()
     num_top_logprobs: int | None = None
     scores_prompt: bool = False
+    scores_end: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,9 +91,14 @@ class TokenMade:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """The last event of an answer that came to its end. The end token itself was counted and is not among the text."""
+    """The last event of an answer that came to its end.
+
+    Attributes:
+        end: The end token with its score, where that was asked for; it is not among the text.
+    """
 
     reason: StopReason
+    end: TokenMade | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

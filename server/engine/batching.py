@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -110,6 +110,8 @@ class Batch:
         self._owners[running.row] = None
         if running in self._reading:
             self._reading.remove(running)
+            if running.num_unread:  # no logits of what it read were seen: they may not be finite
+                self._slots.clear(running.row, running.num_stored)
             return
         last = self._decoding.pop()
         if last is not running:
@@ -144,7 +146,7 @@ class Batch:
             device=self._loaded.device,
         )
         logits_NV = self.forward(packed)
-        ready: list[tuple[Running, torch.Tensor]] = []
+        ready: list[tuple[Running, int]] = []
         first = 0
         for running, piece, num_logits in zip(concerned, pieces, packed.logits_of, strict=True):
             running.events = []
@@ -153,8 +155,8 @@ class Batch:
             first += num_logits
             self._score_prompt(running, piece, own_NV)
             if not running.num_unread and not running.is_over:
-                ready.append((running, own_NV[-1]))
-        self._make_tokens(ready)
+                ready.append((running, first - 1))
+        self._make_tokens(ready, logits_NV)
         self._settle(concerned)
         return concerned
 
@@ -198,39 +200,54 @@ class Batch:
         if not running.num_unread:
             running.events.append(PromptScored(scores=tuple(running.scores)))
 
-    def _make_tokens(self, ready: Sequence[tuple[Running, torch.Tensor]]) -> None:
-        """Choose the next token of every request that has logits for it."""
+    def _make_tokens(self, ready: Sequence[tuple[Running, int]], logits_NV: torch.Tensor) -> None:
+        """Choose the next token of every request that has logits for it, in the rows that are named."""
         wanting = []
-        for running, logits_V in ready:
+        for running, row in ready:
             if len(running.made) < running.ask.max_new_tokens:
-                wanting.append((running, logits_V))
+                wanting.append((running, row))
             else:
                 running.events.append(Finished(reason="length"))
         if not wanting:
             return
-        logits_RV = torch.stack([logits_V for _, logits_V in wanting])
+        logits_RV = _rows(logits_NV, [row for _, row in wanting])
         tokens = pick_all(logits_RV, [running.sampler for running, _ in wanting])
-        for (running, logits_V), token in zip(wanting, tokens, strict=True):
+        scores = self._scores([running.ask for running, _ in wanting], tokens, logits_RV)
+        for (running, _), token, score in zip(wanting, tokens, scores, strict=True):
             if token is None:
                 self._fail(running, FloatingPointError("the model's logits are not finite at this place"))
             else:
-                self._take(running, token, logits_V)
+                self._take(running, TokenMade(token_id=token, score=score))
 
-    def _take(self, running: Running, token: int, logits_V: torch.Tensor) -> None:
+    def _scores(
+        self, asks: Sequence[Ask], tokens: Sequence[int | None], logits_RV: torch.Tensor
+    ) -> list[TokenScore | None]:
+        """Log-probabilities of the tokens of those who asked for them."""
+        scores: list[TokenScore | None] = [None] * len(asks)
+        pairs = enumerate(zip(asks, tokens, strict=True))
+        rows = [row for row, (ask, token) in pairs if ask.num_top_logprobs is not None and token is not None]
+        if not rows:
+            return scores
+        num_top = max(asks[row].num_top_logprobs or 0 for row in rows)
+        chosen = [tokens[row] or 0 for row in rows]
+        for row, score in zip(rows, score_tokens(_rows(logits_RV, rows), chosen, num_top), strict=True):
+            scores[row] = replace(score, top=score.top[: asks[row].num_top_logprobs])
+        return scores
+
+    def _take(self, running: Running, made: TokenMade) -> None:
         ask = running.ask
-        if token in self._loaded.eos_ids:
-            running.events.append(Finished(reason="stop"))
+        if made.token_id in self._loaded.eos_ids:
+            running.events.append(Finished(reason="stop", end=made if ask.scores_end else None))
             return
-        running.made.append(token)
-        score = None if ask.num_top_logprobs is None else score_tokens(logits_V[None], [token], ask.num_top_logprobs)[0]
-        running.events.append(TokenMade(token_id=token, score=score))
+        running.made.append(made.token_id)
+        running.events.append(made)
         if len(running.made) == ask.max_new_tokens:
             running.events.append(Finished(reason="length"))
 
     def _fail(self, running: Running, error: Exception) -> None:
         running.events.append(Failed(because=f"the model failed on this request ({type(error).__name__}: {error})"))
         running.is_over = True
-        self._slots.clear(running.row)
+        self._slots.clear(running.row, running.num_stored)
 
     def _settle(self, concerned: Sequence[Running]) -> None:
         """Let those go that have ended, and those decode whose prompt is read."""
@@ -253,3 +270,8 @@ class Batch:
             other.row = old
         self._owners[old], self._owners[row] = other, running
         running.row = row
+
+
+def _rows(logits_NV: torch.Tensor, rows: list[int]) -> torch.Tensor:
+    """Some rows, without a copy where they are all."""
+    return logits_NV if rows == list(range(len(logits_NV))) else logits_NV[torch.tensor(rows, device=logits_NV.device)]

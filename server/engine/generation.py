@@ -37,11 +37,12 @@ def generate(loaded: LoadedModel, ask: Ask) -> Iterator[list[Event]]:
         logits_V = yield from _read(forward, ask)
     for num_left in reversed(range(ask.max_new_tokens)):
         token = sampler.pick(logits_V)
-        if token in loaded.eos_ids:
-            yield [Finished(reason="stop")]
-            return
         score = None if ask.num_top_logprobs is None else score_tokens(logits_V[None], [token], ask.num_top_logprobs)[0]
-        yield [TokenMade(token_id=token, score=score)]
+        made = TokenMade(token_id=token, score=score)
+        if token in loaded.eos_ids:
+            yield [Finished(reason="stop", end=made if ask.scores_end else None)]
+            return
+        yield [made]
         if num_left:
             logits_V = forward([token], last_only=True)[-1]
     yield [Finished(reason="length")]

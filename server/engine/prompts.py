@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
+from server.engine import rendering
 from server.engine.api_errors import InvalidRequestError
 from server.engine.asks import Ask, Sampling
 from server.engine.loading import LoadedModel
@@ -26,12 +26,13 @@ def wanted_by_chat(loaded: LoadedModel, request: ChatRequest) -> list[Wanted]:
     """The answers that a chat asks of the engine: `n` of them.
 
     Raises:
-        InvalidRequestError: There is no chat template, it refuses the messages, they are too long, or fields contradict
-            each other.
+        InvalidRequestError: There is no chat template, it refuses the messages or does not end, they are too long, or
+            fields contradict each other.
     """
     if request.top_logprobs and not request.logprobs:
         raise InvalidRequestError("top_logprobs needs logprobs to be true", param="top_logprobs")
-    text = _render(loaded.tokenizer, request.messages, request.chat_template_kwargs or {})
+    turns = [_turn(message) for message in request.messages]
+    text = rendering.render(loaded.tokenizer, turns, request.chat_template_kwargs or {})
     prompt_ids = loaded.tokenizer(text, add_special_tokens=False).input_ids
     wanted = request.max_completion_tokens or request.max_tokens
     room = _room(loaded, prompt_ids, wanted or 0, at_least=1)
@@ -79,29 +80,12 @@ def _of_prompt(
                 sampling=sampling,
                 num_top_logprobs=request.logprobs,
                 scores_prompt=bool(request.echo) and request.logprobs is not None,
+                scores_end=request.logprobs is not None,
             ),
             echo=echo,
         )
         for sampling in samplings
     ]
-
-
-def _render(tokenizer: Any, messages: list[Message], options: dict[str, Any]) -> str:
-    if not tokenizer.chat_template:
-        raise InvalidRequestError(
-            "this model's tokenizer has no chat template: use /v1/completions",
-            param="messages",
-            code="no_chat_template",
-        )
-    try:
-        text: str = tokenizer.apply_chat_template(
-            [_turn(message) for message in messages], add_generation_prompt=True, tokenize=False, **options
-        )
-    except Exception as error:  # a template is a program of the checkpoint's and may raise anything
-        raise InvalidRequestError(
-            f"the model's chat template refuses these messages: {error}", param="messages"
-        ) from error
-    return text
 
 
 def _turn(message: Message) -> dict[str, str]:

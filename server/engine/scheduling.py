@@ -7,6 +7,7 @@ becomes several times slower.
 from __future__ import annotations
 
 import threading
+from asyncio import AbstractEventLoop
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -15,10 +16,8 @@ from typing import Any, Protocol
 from registry_hooks import events
 from registry_hooks.errors import RelayError
 from server.engine.asks import Ask, Event, Failed, Finished
+from server.engine.delivery import Sink, Ticket, deliver
 from server.engine.loading import LoadedModel
-
-Sink = Callable[[Sequence[Event]], None]
-"""Gets the events of one step, in the engine's thread; must return at once."""
 
 # A model that fails this many passes in a row will not heal by itself.
 MAX_FAILED_STEPS = 2
@@ -62,28 +61,6 @@ class Runner(Protocol):
         """End every request, after a step that failed."""
 
 
-class Ticket:
-    """One request in the engine."""
-
-    def __init__(self, ask: Ask, sink: Sink) -> None:
-        self.ask = ask
-        self.sink = sink
-        self.is_cancelled = False
-
-    def cancel(self) -> None:
-        """Nobody wants the answer any more: it ends after the step that runs now. Safe to call twice, from anywhere."""
-        self.is_cancelled = True
-
-    def deliver(self, step: Sequence[Event]) -> None:
-        """Hand over what is new; a listener that is gone cancels the request."""
-        if not step or self.is_cancelled:
-            return
-        try:
-            self.sink(step)
-        except Exception:  # noqa: BLE001 - nobody listens any more
-            self.cancel()
-
-
 class Engine:
     """One model in one thread of its own. Requests begin in the order they came."""
 
@@ -124,14 +101,17 @@ class Engine:
         """Whether the model failed several steps in a row, whatever was asked of it."""
         return self._num_failed_steps >= MAX_FAILED_STEPS
 
-    def submit(self, ask: Ask, sink: Sink) -> Ticket:
+    def submit(self, ask: Ask, sink: Sink, *, loop: AbstractEventLoop | None = None) -> Ticket:
         """Put a request in the line. The last event that `sink` gets is `Finished` or `Failed`, unless it is cancelled.
+
+        Args:
+            loop: Where `sink` is to be called; None for the engine's thread.
 
         Raises:
             QueueFullError: `max_queue` requests wait already.
             EngineStoppedError: `stop` was called.
         """
-        ticket = Ticket(ask, sink)
+        ticket = Ticket(ask, sink, loop)
         with self._changed:
             if self._stopping:
                 raise EngineStoppedError("the engine is stopping: the request was not taken; send it again")
@@ -159,18 +139,26 @@ class Engine:
             return
         self._num_rows = runner.num_rows
         self._loaded.set_result(loaded)
+        because = "the engine was stopped"
         try:
             while self._admit(runner):
                 self._step(runner)
-        except Exception as error:  # noqa: BLE001 - a defect of ours: nobody may wait for a thread that has ended
-            events.logger().exception("engine.thread_died", error=f"{type(error).__name__}: {error}")
-            self._num_failed_steps, self._stopping = MAX_FAILED_STEPS, True
-        for ticket, _ in self._running.values():
-            ticket.deliver([Failed(because="the engine was stopped while it answered")])
+        except BaseException as error:  # noqa: BLE001 - nobody may wait for a thread that has ended
+            self._num_failed_steps = MAX_FAILED_STEPS
+            because = f"the engine broke ({type(error).__name__}: {error})"
+            events.logger().error("engine.broke", error=f"{type(error).__name__}: {error}")
+        self._end_all(because)
+
+    def _end_all(self, because: str) -> None:
+        """Take nothing more; whoever runs or waits is told."""
         with self._changed:
-            for ticket in self._waiting:
-                ticket.deliver([Failed(because="the engine was stopped before this request began")])
+            self._stopping = True
+            waiting = list(self._waiting)
             self._waiting.clear()
+        running = [ticket for ticket, _ in self._running.values()]
+        self._running.clear()
+        deliver([(ticket, [Failed(because=f"{because} while it answered")]) for ticket in running])
+        deliver([(ticket, [Failed(because=f"{because} before this request began")]) for ticket in waiting])
 
     def _admit(self, runner: Runner) -> bool:
         """Let those go that nobody waits for, let waiting ones in; sleeps while there is nothing to do.
@@ -178,8 +166,8 @@ class Engine:
         Returns:
             Whether to go on.
         """
-        for ticket, progress in [pair for pair in self._running.values() if pair[0].is_cancelled]:
-            self._end(runner, ticket, progress)
+        for progress in [progress for ticket, progress in self._running.values() if ticket.is_cancelled]:
+            self._end(runner, progress)
         with self._changed:
             while not self._stopping:
                 while self._waiting and len(self._running) < self._num_rows:
@@ -194,12 +182,12 @@ class Engine:
     def _begin(self, runner: Runner, ticket: Ticket) -> None:
         try:
             progress = runner.join(ticket.ask)
-        except Exception:
-            ticket.deliver([Failed(because="the engine failed before this request began")])
-            raise
+        except Exception as error:  # noqa: BLE001 - one failing request must not end the engine
+            deliver([(ticket, [Failed(because=f"it could not begin ({type(error).__name__}: {error})")])])
+            return
         self._running[id(progress)] = (ticket, progress)
 
-    def _end(self, runner: Runner, ticket: Ticket, progress: Progress) -> None:
+    def _end(self, runner: Runner, progress: Progress) -> None:
         self._running.pop(id(progress), None)
         runner.leave(progress)
 
@@ -210,17 +198,19 @@ class Engine:
             self._fail_all(runner, error)
             return
         self._num_failed_steps = 0
+        letters = []
         for progress in concerned:
             ticket, _ = self._running[id(progress)]
-            ticket.deliver(progress.events)
+            letters.append((ticket, progress.events))
             if progress.events and isinstance(progress.events[-1], Finished | Failed):
-                self._end(runner, ticket, progress)
+                self._end(runner, progress)
+        deliver(letters)
 
     def _fail_all(self, runner: Runner, error: Exception) -> None:
         self._num_failed_steps += 1
         events.logger().error("step.failed", error=f"{type(error).__name__}: {error}", num_requests=len(self._running))
         because = f"the model failed on the requests that ran ({type(error).__name__}: {error})"
-        runner.drop_all()
-        for ticket, _ in self._running.values():
-            ticket.deliver([Failed(because=because)])
+        running = [ticket for ticket, _ in self._running.values()]
         self._running.clear()
+        deliver([(ticket, [Failed(because=because)]) for ticket in running])
+        runner.drop_all()

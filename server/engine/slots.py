@@ -58,10 +58,10 @@ class Slots:
             whole[one, :num_tokens] = whole[other, :num_tokens]
             whole[other, :num_tokens] = kept
 
-    def clear(self, row: int) -> None:
-        """Zero a row: what is not finite there would reach its next owner, since 0 times NaN is NaN."""
+    def clear(self, row: int, num_tokens: int | None = None) -> None:
+        """Zero the first tokens of a row, or all: what is not finite would reach its next owner, as 0 × NaN is NaN."""
         for whole in (*self.keys_RLKD, *self.values_RLKD):
-            whole[row].zero_()
+            whole[row, :num_tokens].zero_()
 
     @property
     def num_tokens(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from server.engine.asks import PromptScored, StopReason, TokenMade, TokenScore
+from server.engine.asks import Finished, PromptScored, StopReason, TokenMade, TokenScore
 from server.engine.detokenizing import Detokenizer
 from server.engine.stopping import StopMatcher
 
@@ -88,9 +88,14 @@ class Transcript:
         self._num_chars += len(text)
         return Piece(text=self._stop_matcher.push(text), scored=scored)
 
-    def ending(self) -> Piece:
-        """What was held back until the end."""
-        return Piece(text=self._stop_matcher.push(self._detokenizer.flush()) + self._stop_matcher.flush())
+    def ending(self, event: Finished) -> Piece:
+        """What was held back until the end, and the end token's score."""
+        rest = self._detokenizer.flush()
+        self._num_chars += len(rest)
+        text = self._stop_matcher.push(rest) + self._stop_matcher.flush()
+        if event.end is None or event.end.score is None:
+            return Piece(text=text)
+        return Piece(text=text, scored=(self._scored(event.end.token_id, event.end.score, self._num_chars),))
 
     def reason(self, reason: StopReason) -> StopReason:
         """Why the answer ended, for `finish_reason`."""

@@ -232,6 +232,69 @@ def test_a_request_whose_logits_are_not_finite_fails_alone_and_its_row_is_clean_
             assert len(running.made) == 20
 
 
+def test_a_prompt_that_is_cancelled_half_read_leaves_nothing_that_is_not_finite(
+    poisoned: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "CHUNK_ALONE_TOKENS", 4)
+    gone = poisoned.join(Ask(prompt_ids=(299,) * 30, max_new_tokens=5, sampling=GREEDY))
+    poisoned.step()
+    poisoned.leave(gone)
+    wanted = [Ask(prompt_ids=tuple(range(n, n + 5 * n)), max_new_tokens=20, sampling=GREEDY) for n in (1, 5, 3)]
+    ended = run(poisoned, wanted, random.Random(0))
+
+    assert gone.num_stored == 4
+    assert all(len(running.made) == 20 for running in ended)
+
+
+def test_log_probabilities_are_those_of_a_plain_pass_whatever_others_ask_for() -> None:
+    wanted = [
+        Ask(prompt_ids=tuple(range(n, n + 9)), max_new_tokens=6, sampling=GREEDY, num_top_logprobs=num)
+        for n, num in ((1, None), (40, 3), (80, 0), (120, 5))
+    ]
+    batch = a_batch("llama", 4)
+    running = [batch.join(ask) for ask in wanted]
+    seen: dict[int, list[TokenMade]] = {number: [] for number in range(4)}
+    for _ in range(6):
+        batch.step()
+        for number, one in enumerate(running):
+            seen[number] += [event for event in one.events if isinstance(event, TokenMade)]
+
+    for number, ask in enumerate(wanted):
+        made = [event.token_id for event in seen[number]]
+        with torch.inference_mode():
+            logprobs = plain("llama")(torch.tensor([[*ask.prompt_ids, *made]])).logits[0].log_softmax(-1)
+        for place, event in enumerate(seen[number], start=len(ask.prompt_ids) - 1):
+            if ask.num_top_logprobs is None:
+                assert event.score is None
+                continue
+            assert event.score is not None
+            assert event.score.logprob == pytest.approx(float(logprobs[place, event.token_id]), abs=1e-4)
+            assert len(event.score.top) == ask.num_top_logprobs
+            best = logprobs[place].topk(5).values.tolist()
+            assert [value for _, value in event.score.top] == pytest.approx(best[: len(event.score.top)], abs=1e-4)
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_an_end_token_is_scored_for_those_who_asked(batched: bool) -> None:
+    model = new_model("llama")
+    prompt = (5, 6, 7)
+    end = alone("llama", prompt, 1)[0][0]
+    loaded = dataclasses.replace(around(model), eos_ids=frozenset({end}))
+    runner = runner_of(loaded) if batched else OneAtATime(loaded)
+    for shows_end in (True, False):
+        ask = Ask(prompt_ids=prompt, max_new_tokens=4, sampling=GREEDY, num_top_logprobs=1, scores_end=shows_end)
+        running = runner.join(ask)
+        while not running.events:
+            runner.step()
+        last = running.events[-1]
+        runner.leave(running)
+
+        assert isinstance(last, Finished)
+        assert (last.end is not None) == shows_end
+        if last.end is not None and last.end.score is not None:
+            assert last.end.token_id == last.end.score.top[0][0] == end
+
+
 def test_the_budget_bounds_the_rows() -> None:
     model = plain("qwen3")
     row_bytes = 2 * 3 * MAX_LEN * 2 * 16 * 4

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from server.engine.asks import Sampling
-from server.engine.sampling import Sampler, nucleus
+from server.engine.sampling import Sampler
 
 
 def chunks_of(text: str) -> list[dict[str, Any]]:
@@ -125,9 +125,3 @@ def test_only_the_repetition_penalty_counts_the_prompt() -> None:
 
     assert picks(Sampling(temperature=0, repetition_penalty=1.5), logits, 1, prompt=(0,)) == [1]
     assert picks(Sampling(temperature=0, presence_penalty=1), logits, 1, prompt=(0,)) == [0]
-
-
-def test_a_nucleus_beyond_the_first_look_is_found() -> None:
-    flat = torch.full((1000,), 1e-3, dtype=torch.float64)
-
-    assert int((nucleus(flat, 0.5) > 0).sum()) == pytest.approx(500, abs=1)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,9 +9,10 @@ from typing import Any, cast
 import pytest
 
 from server.engine.asks import Ask, Event, Failed, Finished, TokenMade
+from server.engine.delivery import Ticket
 from server.engine.generation import OneAtATime
 from server.engine.loading import LoadedModel
-from server.engine.scheduling import Engine, EngineStoppedError, QueueFullError, Ticket
+from server.engine.scheduling import Engine, EngineStoppedError, QueueFullError
 
 MODEL = cast("LoadedModel", SimpleNamespace())
 WAIT_S = 20
@@ -196,30 +196,3 @@ def test_load_and_steps_share_one_thread() -> None:
     assert threading.get_ident() not in threads
 
     engine.stop()
-
-
-def test_a_defect_of_the_loop_itself_leaves_nobody_waiting() -> None:
-    class Defective(OneAtATime):
-        def join(self, ask: Ask) -> Any:
-            if ask.prompt_ids[0] == 2:
-                raise KeyError("a defect")
-            return super().join(ask)
-
-    def generate(_: LoadedModel, __: Ask) -> Iterator[list[Event]]:
-        yield [Finished(reason="stop")]
-
-    engine, seen = Engine(max_queue=4), queue.Queue[Event]()
-    engine.start(lambda: (MODEL, Defective(MODEL, generate=generate)))
-    engine.submit(Ask(prompt_ids=(1,), max_new_tokens=1), lambda step: [seen.put(event) for event in step])
-    assert seen.get(timeout=WAIT_S) == Finished(reason="stop")
-    engine.submit(Ask(prompt_ids=(2,), max_new_tokens=1), lambda step: [seen.put(event) for event in step])
-
-    failed = seen.get(timeout=WAIT_S)
-    deadline = time.monotonic() + WAIT_S
-    while not engine.is_broken and time.monotonic() < deadline:
-        time.sleep(0.01)
-
-    assert isinstance(failed, Failed)
-    assert engine.is_broken
-    with pytest.raises(EngineStoppedError):
-        engine.submit(Ask(prompt_ids=(3,), max_new_tokens=1), lambda _: None)

@@ -1,0 +1,102 @@
+"""A chat template is a program that came with the checkpoint: it gets a bounded time and no say over how it is run."""
+
+from __future__ import annotations
+
+import ctypes
+import inspect as signatures
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from server.engine.api_errors import InvalidRequestError
+
+# Templates take milliseconds. One that loops shares the interpreter with everybody's streams for so long.
+MAX_RENDER_S = 1.0
+
+
+def render(tokenizer: Any, turns: list[dict[str, str]], variables: dict[str, Any]) -> str:
+    """The text of a chat, ready for its answer; `variables` are what the client has for the template.
+
+    Raises:
+        InvalidRequestError: There is no template, it refuses the turns, takes too long, or a variable is none.
+    """
+    if not tokenizer.chat_template:
+        raise InvalidRequestError(
+            "this model's tokenizer has no chat template: use /v1/completions",
+            param="messages",
+            code="no_chat_template",
+        )
+    own = sorted(set(variables) & set(signatures.signature(tokenizer.apply_chat_template).parameters))
+    if own:  # another template, for one, would be a program of the client's
+        raise InvalidRequestError(
+            f"chat_template_kwargs: {own[0]} is not the client's to say; leave it out", param="chat_template_kwargs"
+        )
+    try:
+        return within(
+            MAX_RENDER_S,
+            lambda: str(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False, **variables)),
+        )
+    except TimeUpError as error:
+        raise InvalidRequestError(
+            f"the model's chat template did not end within {MAX_RENDER_S} s on these messages", param="messages"
+        ) from error
+    except Exception as error:  # a template may raise anything
+        raise InvalidRequestError(
+            f"the model's chat template refuses these messages: {error}", param="messages"
+        ) from error
+
+
+class TimeUpError(Exception):
+    """A call took longer than it may."""
+
+
+def within(limit_s: float, call: Callable[[], str]) -> str:
+    """What `call` returns. It is stopped at its next Python instruction after `limit_s`.
+
+    Raises:
+        TimeUpError: It took longer.
+    """
+    alarm = _Alarm()
+    timer = threading.Timer(limit_s, alarm.ring)
+    timer.daemon = True
+    try:
+        timer.start()  # in here, as the alarm may ring before this returns
+        try:
+            text = call()
+        except Exception:  # `_Ring` is none
+            alarm.silence()
+            raise
+        alarm.silence()
+        return text
+    except _Ring as error:
+        raise TimeUpError from error
+    finally:
+        timer.cancel()
+
+
+class _Ring(BaseException):
+    """Raised in the middle of the call; no `except Exception` of a template's helpers swallows it."""
+
+
+class _Alarm:
+    """Raises `_Ring` once in the thread that made it, unless it was silenced before."""
+
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
+        self._lock = threading.Lock()
+        self._is_silent = False
+        self._has_rung = False
+
+    def ring(self) -> None:
+        with self._lock:
+            if not self._is_silent:
+                self._is_silent = self._has_rung = True
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), ctypes.py_object(_Ring))
+
+    def silence(self) -> None:
+        """From now on it cannot ring; one that is under way lands in here."""
+        with self._lock:
+            self._is_silent = True
+        while self._has_rung:
+            time.sleep(0.001)
