@@ -209,8 +209,8 @@ class Watcher(threading.Thread):
         except RelayError as error:
             self._journal.end(reload, "failed", f"the last good version in the cache does not start: {error}")
             return
+        reload.verdict = f"from the cache, since {because}; {reload.verdict}"
         self._serve(slot, reload)
-        self._journal.note(f"serving {last_good.version.label} from the cache: {because}")
 
     def _refuse(self, reload: Reload, error: RelayError) -> None:
         key = identity(reload.version)
