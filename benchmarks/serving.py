@@ -41,7 +41,7 @@ QWEN3_29M = {
     "intermediate_size": 1440,
     "num_hidden_layers": 8,
     "num_attention_heads": 6,
-    "num_key_value_heads": 6,
+    "num_key_value_heads": 2,
     "head_dim": 64,
     "max_position_embeddings": 1024,
 }
@@ -75,8 +75,8 @@ WORDS = [
     "an",
     "they",
 ]
-RECIPE = Recipe(dtype="float32", spread=0.2, ends=False, num_merged=16384)
-REQUESTS_PER_CLIENT = {1: 6, 4: 4, 16: 3, 64: 2}
+RECIPE = Recipe(dtype="float32", spread=0.2, ends=False, tied=False, num_merged=16384)
+REQUESTS_PER_CLIENT = {1: 6, 4: 4, 16: 2, 64: 1}
 READY_TIMEOUT_S = 180.0
 # The gateway imports torch in a spare process in its idle time; this is that time.
 SETTLE_S = 15.0

@@ -92,7 +92,8 @@ async def _ask(session: aiohttp.ClientSession, url: str, model: str, text: str, 
             if not line.startswith(b"data: {"):
                 continue
             choices = json.loads(line[6:]).get("choices") or [{}]
-            if not choices[0].get("delta", {}).get("content"):
+            content = choices[0].get("delta", {}).get("content")
+            if not content or text in content:  # transformers serve sends the prompt back before its first token
                 continue
             now = time.perf_counter()
             if last:

@@ -47,6 +47,7 @@ class Recipe:
 
     Attributes:
         spread: Standard deviation of the weights; large ones make answers that vary.
+        tied: Whether the output layer is the embedding.
         ends: Whether it has an end token; without one every answer is as long as was asked for.
         num_merged: Vocabulary of the tokenizer.
     """
@@ -54,6 +55,7 @@ class Recipe:
     dtype: str = "bfloat16"
     spread: float = 0.02
     ends: bool = True
+    tied: bool = True
     num_merged: int = _VOCAB_SIZE
 
 
@@ -62,7 +64,7 @@ def save_checkpoint(folder: Path, shape: dict[str, int], *, step: int, seed: int
     tokenizer = _tokenizer(recipe)
     config = Qwen3Config(
         **shape,
-        tie_word_embeddings=True,
+        tie_word_embeddings=recipe.tied,
         bos_token_id=None,
         eos_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>") if recipe.ends else None,
         pad_token_id=tokenizer.pad_token_id,
