@@ -71,6 +71,8 @@ class GoldenRecorder:
             dtype=settings.dtype,
             num_threads=settings.num_threads,
             max_model_len_tokens=settings.max_model_len_tokens,
+            kv_budget_bytes=settings.kv_budget_bytes,
+            packed_linears=settings.packed_linears,
         )
         engine = start_engine(
             spec,

@@ -94,8 +94,9 @@ class Watcher(threading.Thread):
         self._wake.set()
 
     def turn(self) -> None:
-        """One turn: look (but not while users wait for a restart), decide, act."""
-        if self._lineup.current is None or self._lineup.current.is_alive():
+        """One turn: look, decide, act. Who waits for a first restart does not wait for a look."""
+        current = self._lineup.current
+        if current is None or current.is_alive() or self._restart_at is not None:
             self._look()
         now = datetime.now(UTC)
         action = watching.next_action(self._seen, self._actual(), self._refusals, now=now)
@@ -162,6 +163,7 @@ class Watcher(threading.Thread):
     def _serve(self, slot: Slot, reload: Reload) -> None:
         with reload.watch("flip"):
             leaving = self._lineup.flip(slot)
+        self._restart_at = None
         slot.engine.when_dead(self._wake.set)
         self._refusals.pop(slot.checkpoint.key, None)
         self._journal.end(reload, "served", f"serving {reload.version.label}: {reload.verdict}", slot)
@@ -185,18 +187,23 @@ class Watcher(threading.Thread):
         now = time.monotonic()
         self._deaths.append(now)
         num_recent = sum(1 for at in self._deaths if now - at < DEATHS_FORGOTTEN_S)
-        self._restart_at = datetime.now(UTC) + timedelta(seconds=watching.restart_delay_s(num_recent + 1))
         events.logger().error("engine.died", version=dead.checkpoint.version.version, how=dead.engine.last_words())
         reload = Reload(version=dead.checkpoint.version, started_at=datetime.now(UTC))
         try:
             slot = self._loader.start_cached(dead.checkpoint, reload)
         except RelayError as error:
+            self._restart_at = self._next_restart_at(num_recent)
             self._journal.end(reload, "failed", f"the engine died and could not be restarted: {error}")
             return
+        self._restart_at = self._next_restart_at(num_recent) if num_recent > 1 else None
         self._lineup.replace_dead(slot)
         dead.engine.stop()
         slot.engine.when_dead(self._wake.set)
         self._journal.end(reload, "served", f"restarted after the engine died; {reload.verdict}", slot)
+
+    def _next_restart_at(self, num_recent: int) -> datetime:
+        """An engine that dies again and again is restarted later each time."""
+        return datetime.now(UTC) + timedelta(seconds=watching.restart_delay_s(num_recent + 1))
 
     def _boot_from_cache(self, because: str) -> None:
         self._cache_tried = True

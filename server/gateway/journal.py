@@ -93,7 +93,8 @@ class Journal:
         if outcome != "superseded":
             record = deployment_record(reload, server=self._settings.serve.server_name, slot=slot)
             self._reporter.post(f"deployment {reload.started_at.isoformat()}", lambda sink: sink.record_run(record))
-        self._tell_refusal(reload.version, because if outcome == "refused" else None)
+        if outcome in ("refused", "served"):
+            self._tell_refusal(reload.version, because if outcome == "refused" else None)
         self.beat()
 
     def beat(self, *, stopped: bool = False) -> None:

@@ -82,7 +82,7 @@ def _word(lineup: LineUp, status: WatchStatus, asked_at: datetime) -> str:
         return "registry_unreachable"
     if desired is None:
         return "no_alias"
-    if slot is not None and slot.checkpoint.key == identity(desired):
+    if slot is not None and slot.is_alive() and slot.checkpoint.key == identity(desired):
         is_new = last is not None and last.ended_at is not None and last.ended_at >= asked_at
         return "reloaded" if is_new else "unchanged"
     return "refused" if status.not_served == (identity(desired), "refused") else "failed"

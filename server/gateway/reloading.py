@@ -128,7 +128,9 @@ class Loader:
     def last_good(self) -> Checkpoint | None:
         """What this box served last, if it noted that down and the settings still allow it."""
         known = last_good.recall(self.cache.root, self.settings.registry.name)
-        if known is None or (self.settings.serve.require_manifest and not known.attested):
+        if known is None or known.alias != self.settings.registry.alias:
+            return None
+        if self.settings.serve.require_manifest and not known.attested:
             return None
         return Checkpoint(
             version=known.version,
@@ -206,7 +208,7 @@ class Loader:
                 leaving.retired = True
                 self.lineup.wait_drained(leaving, self.settings.serve.drain_timeout_s)
                 leaving.engine.stop()
-        elif plan.mode == "no-room" and self.lineup.current is not None:
+        elif plan.mode == "no-room" and self.lineup.current is not None and self.lineup.current.is_alive():
             raise EngineStartError(
                 f"no room beside the model in service: {plan.because}; it stays, and this is tried again",
                 stage="room",
