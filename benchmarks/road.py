@@ -22,6 +22,7 @@ from support.gateway import Gateway
 from support.plain_recipe import PROMPT, PlainRecipe
 from support.report import RESULTS, Report, Row
 from support.shapes import QWEN3_0_6B, SMALL, save_checkpoint
+from support.silence import Silence
 
 from pipeline.publishing import Published, PublishOptions, publish
 from pipeline.stack.local import LocalStack, local_stack
@@ -38,19 +39,6 @@ SERVER_STAGES = ("fetch", "verify", "start", "golden", "warm", "flip")
 SETTLE_S = 10.0
 
 Samples = dict[str, list[float]]
-
-
-class Silence:
-    """A benchmark draws no progress bar."""
-
-    def begin(self, stage: str, total_bytes: int) -> None:
-        """Nothing."""
-
-    def advance(self, stage: str, num_bytes: int) -> None:
-        """Nothing."""
-
-    def end(self, stage: str, seconds: float) -> None:
-        """Nothing."""
 
 
 class Bench:

@@ -26,6 +26,7 @@ from support.gateway import Gateway
 from support.load import NEW_TOKENS, Seen, load, prompts
 from support.report import RESULTS, Report, Row
 from support.shapes import Recipe, save_checkpoint
+from support.silence import Silence
 
 from pipeline.publishing import PublishOptions, publish
 from pipeline.stack.local import local_stack
@@ -82,19 +83,6 @@ READY_TIMEOUT_S = 180.0
 SETTLE_S = 15.0
 
 Samples = dict[str, list[float]]
-
-
-class Silence:
-    """A benchmark draws no progress bar."""
-
-    def begin(self, stage: str, total_bytes: int) -> None:
-        """Nothing."""
-
-    def advance(self, stage: str, num_bytes: int) -> None:
-        """Nothing."""
-
-    def end(self, stage: str, seconds: float) -> None:
-        """Nothing."""
 
 
 @contextmanager

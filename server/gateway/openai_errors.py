@@ -13,7 +13,7 @@ class ApiProblem:
 
     Attributes:
         type: OpenAI's family: `invalid_request_error`, `authentication_error`, `server_error`.
-        code: Machine-readable; documented in the README.
+        code: Machine-readable; documented in `docs/http.md`.
         headers: Extra response headers, such as `Retry-After`.
     """
 
