@@ -18,10 +18,22 @@ from server.engine.asks import Sampling
 FIRST_LOOK = 256
 # Cumulative sums in two levels: over blocks of so many tokens, then within one.
 BLOCK_TOKENS = 256
+# On CPU a few rows at a time, so that what one step writes is in the cache when the next reads it.
+CACHED_ELEMENTS = 512 * 1024
 
 
 def draw(logits_RV: torch.Tensor, samplings: Sequence[Sampling], uniforms: Sequence[float]) -> list[int]:
     """A token for each row; `uniforms` are in 0 ≤ u < 1. Temperatures are above 0, each row has a finite largest."""
+    num_rows = len(samplings)
+    num_at_once = num_rows if logits_RV.is_cuda else max(1, CACHED_ELEMENTS // logits_RV.shape[1])
+    tokens: list[int] = []
+    for first in range(0, num_rows, num_at_once):
+        some = slice(first, first + num_at_once)
+        tokens += _draw_some(logits_RV[some], samplings[some], uniforms[some])
+    return tokens
+
+
+def _draw_some(logits_RV: torch.Tensor, samplings: Sequence[Sampling], uniforms: Sequence[float]) -> list[int]:
     weights_RV = _weights(logits_RV, [one.temperature for one in samplings])
     num_tokens = weights_RV.shape[1]
     tokens = [-1] * len(samplings)
@@ -108,7 +120,8 @@ def _draw_cut(
 ) -> list[int]:
     """Tokens of rows with a top_k or top_p; -1 where the `num_looked` likeliest are too few to tell."""
     num_tokens = weights_RV.shape[1]
-    likeliest_RK, ids_RK = weights_RV.topk(num_looked)
+    is_all = num_looked == num_tokens
+    likeliest_RK, ids_RK = weights_RV.sort(descending=True) if is_all else weights_RV.topk(num_looked)
     top_ks = [one.top_k if 0 < one.top_k < num_tokens else num_tokens for one in samplings]
     top_ks_R1 = torch.tensor(top_ks, device=weights_RV.device)[:, None]
     likeliest_RK = likeliest_RK * (torch.arange(num_looked, device=weights_RV.device)[None] < top_ks_R1)
@@ -119,6 +132,8 @@ def _draw_cut(
     inside_RK, is_enough_R = nucleus(likeliest_RK, totals_R, [one.top_p for one in samplings])
     is_known_R = has_top_k_R | (is_enough_R & (top_ks_R1[:, 0] == num_tokens))
     kept_RK = _without_unlikely(likeliest_RK * inside_RK, [one.min_p for one in samplings])
+    if is_all:
+        return inverse_cdf(torch.zeros_like(weights_RV).scatter_(1, ids_RK, kept_RK), uniforms)
     ordered = ids_RK.argsort(-1)
     places = inverse_cdf(kept_RK.gather(1, ordered), uniforms)
     chosen_R1 = ids_RK.gather(1, ordered).gather(1, torch.tensor(places, device=ids_RK.device)[:, None])

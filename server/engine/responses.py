@@ -108,29 +108,30 @@ async def _merged(answers: Sequence[Answering]) -> AsyncIterator[tuple[int, Piec
             yield 0, only
         yield 0, None
         return
-    arriving: asyncio.Queue[tuple[int, Piece | None]] = asyncio.Queue(MAX_ARRIVING)
-
-    async def pump(index: int, answering: Answering) -> None:
-        async for piece in answering.pieces():
-            await arriving.put((index, piece))
-        await arriving.put((index, None))
-
-    pumping = [asyncio.create_task(pump(index, one)) for index, one in enumerate(answers)]
+    arriving: asyncio.Queue[tuple[int, Piece | None | Exception]] = asyncio.Queue(MAX_ARRIVING)
+    pumping = [asyncio.create_task(_pump(index, one, arriving)) for index, one in enumerate(answers)]
     try:
         num_left = len(pumping)
         while num_left:
-            getting = asyncio.create_task(arriving.get())
-            await asyncio.wait({getting, *pumping}, return_when=asyncio.FIRST_COMPLETED)
-            for task in pumping:
-                if task.done() and task.exception() is not None:
-                    getting.cancel()
-                    task.result()
-            index, piece = await getting
+            index, piece = await arriving.get()
+            if isinstance(piece, Exception):
+                raise piece
             num_left -= piece is None
             yield index, piece
     finally:
         for task in pumping:
             task.cancel()
+
+
+async def _pump(
+    index: int, answering: Answering, arriving: asyncio.Queue[tuple[int, Piece | None | Exception]]
+) -> None:
+    try:
+        async for piece in answering.pieces():
+            await arriving.put((index, piece))
+        await arriving.put((index, None))
+    except Exception as error:  # noqa: BLE001 - raised where the pieces are read
+        await arriving.put((index, error))
 
 
 def _event(document: dict[str, Any]) -> bytes:

@@ -133,6 +133,8 @@ def parse(kind: type[_AnyRequest], document: Any) -> _AnyRequest:
     if not isinstance(document, dict):
         raise InvalidRequestError("the body must be a JSON object")
     document = {key: value for key, value in document.items() if value is not None}
+    if document.get("best_of") == document.get("n", 1):  # the best of those that are returned are all of them
+        document.pop("best_of", None)
     refused = _NOT_SERVED if kind is CompletionRequest else _NOT_SERVED | _NOT_SERVED_IN_CHAT
     for name, harmless in refused.items():
         if name in document and document[name] not in harmless:
