@@ -108,7 +108,7 @@ async def _merged(answers: Sequence[Answering]) -> AsyncIterator[tuple[int, Piec
             yield 0, only
         yield 0, None
         return
-    arriving: asyncio.Queue[tuple[int, Piece | None | Exception]] = asyncio.Queue(MAX_ARRIVING)
+    arriving: asyncio.Queue[tuple[int, Piece | Exception | None]] = asyncio.Queue(MAX_ARRIVING)
     pumping = [asyncio.create_task(_pump(index, one, arriving)) for index, one in enumerate(answers)]
     try:
         num_left = len(pumping)
@@ -124,7 +124,7 @@ async def _merged(answers: Sequence[Answering]) -> AsyncIterator[tuple[int, Piec
 
 
 async def _pump(
-    index: int, answering: Answering, arriving: asyncio.Queue[tuple[int, Piece | None | Exception]]
+    index: int, answering: Answering, arriving: asyncio.Queue[tuple[int, Piece | Exception | None]]
 ) -> None:
     try:
         async for piece in answering.pieces():
