@@ -11,17 +11,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 
-from server.engine.asks import Ask, Event, Failed, Finished, PromptScored, TokenMade, TokenScore
+from server.engine.asks import Ask, Failed, Finished, PromptScored, TokenMade, TokenScore
 from server.engine.attention import Pass
 from server.engine.generation import score_tokens
 from server.engine.loading import LoadedModel
 from server.engine.packing import Pack, Piece, pack
 from server.engine.sampling import Sampler, pick_all
-from server.engine.slots import Slots
+from server.engine.sequence import Running, tokens_of
+from server.engine.slots import Removal, Slots
 
 # Prompt tokens of one pass: few while others stream, since their next token waits for it; many when nobody does.
 CHUNK_BESIDE_TOKENS = 128
@@ -29,45 +30,6 @@ CHUNK_ALONE_TOKENS = 512
 # Logits of all places are wanted to score a prompt: 16 M floats are 64 MB, whatever the vocabulary.
 MAX_LOGITS_OF_PASS = 16 * 1024 * 1024
 MIN_CHUNK_TOKENS = 16
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Running:
-    """One request in the batch.
-
-    Attributes:
-        num_stored: Its tokens whose keys and values are in its row.
-        made: Tokens that it made so far.
-        events: What came of the last pass.
-    """
-
-    ask: Ask
-    row: int
-    sampler: Sampler
-    num_stored: int = 0
-    made: list[int] = field(default_factory=list)
-    scores: list[TokenScore] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
-    is_over: bool = False
-
-    @property
-    def num_unread(self) -> int:
-        """Prompt tokens that no pass has seen yet."""
-        return max(0, len(self.ask.prompt_ids) - self.num_stored)
-
-    def piece(self, limit: int) -> Piece:
-        """Its next tokens, at most `limit` of its prompt."""
-        if not self.num_unread:
-            return Piece(row=self.row, past=self.num_stored, tokens=(self.made[-1],))
-        tokens = self.ask.prompt_ids[self.num_stored : self.num_stored + limit]
-        is_last = len(tokens) == self.num_unread
-        return Piece(
-            row=self.row,
-            past=self.num_stored,
-            tokens=tokens,
-            wants_logits=is_last or self.ask.scores_prompt,
-            wants_all=self.ask.scores_prompt,
-        )
 
 
 class Batch:
@@ -78,29 +40,68 @@ class Batch:
         self._slots = slots
         self._decoding: list[Running] = []
         self._reading: deque[Running] = deque()
-        self._owners: list[Running | None] = [None] * slots.shape.num_rows
+        self._owners: list[Running | None] = [None] * slots.num_rows
 
     @property
     def num_rows(self) -> int:
+        """How many requests may run at once, with rows as long as they are now."""
         return len(self._owners)
 
     @property
+    def num_places(self) -> int:
+        return self._slots.shape.num_places
+
+    @property
     def num_stored_tokens(self) -> int:
-        """Tokens whose keys and values are kept now."""
         return sum(one.num_stored for one in self)
 
     def __iter__(self) -> Iterator[Running]:
         yield from self._decoding
         yield from self._reading
 
+    def has_room(self, ask: Ask) -> bool:
+        """Whether `join` may be called now; True also for a request that can never fit, so that it hears of it."""
+        num_wanted = tokens_of(ask)
+        if num_wanted > self._slots.shape.max_len_tokens or self._fits(num_wanted):
+            return True
+        num_running = len(self._decoding) + len(self._reading)
+        return num_running < self._slots.shape.num_rows(self._row_len_with(num_wanted))
+
     def join(self, ask: Ask) -> Running:
-        """Begin a request; there must be room."""
+        """Begin a request; there must be room.
+
+        Raises:
+            ValueError: It is longer than any row can be.
+        """
+        num_wanted = tokens_of(ask)
+        if num_wanted > self._slots.shape.max_len_tokens:
+            raise ValueError(f"{num_wanted} tokens are more than the longest text, {self._slots.shape.max_len_tokens}")
+        if not self._fits(num_wanted):
+            self._arrange(self._row_len_with(num_wanted))
         # From the end: the rows at the front are for those that decode.
         row = max(number for number, owner in enumerate(self._owners) if owner is None)
         running = Running(ask=ask, row=row, sampler=Sampler(ask.sampling, ask.prompt_ids))
         self._owners[row] = running
         self._reading.append(running)
         return running
+
+    def _fits(self, num_wanted: int) -> bool:
+        return num_wanted <= self._slots.row_len_tokens and None in self._owners
+
+    def _row_len_with(self, num_wanted: int) -> int:
+        return self._slots.shape.row_len_for(max(num_wanted, *(one.num_wanted for one in self), 1))
+
+    def _arrange(self, row_len_tokens: int) -> None:
+        """Make rows of another length: those that decode stay in front, those that read go to the end."""
+        num_rows = self._slots.shape.num_rows(row_len_tokens)
+        owners: list[Running | None] = [None] * num_rows
+        removals = []
+        targets = [*range(len(self._decoding)), *(num_rows - 1 - place for place in range(len(self._reading)))]
+        for running, target in zip(self, targets, strict=True):
+            removals.append(Removal(source=running.row, target=target, num_tokens=running.num_stored))
+            owners[target], running.row = running, target
+        self._slots.arrange(row_len_tokens, removals)
+        self._owners = owners
 
     def leave(self, running: Running) -> None:
         """End a request, whatever its state. Safe to call twice."""
@@ -142,7 +143,7 @@ class Batch:
         packed = pack(
             pieces,
             num_decoding=len(self._decoding),
-            row_len_tokens=self._slots.shape.max_len_tokens,
+            row_len_tokens=self._slots.row_len_tokens,
             device=self._loaded.device,
         )
         logits_NV = self.forward(packed)

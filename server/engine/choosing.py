@@ -29,7 +29,7 @@ def runner_of(loaded: LoadedModel, *, kv_budget_bytes: int = 0) -> Runner:
     except Exception as error:  # noqa: BLE001 - whatever a model's code raises, it can still be served alone
         loaded.model.set_attn_implementation(_OWN_ATTENTION)
         events.logger().warning("batching.refused", model=type(loaded.model).__name__, because=str(error))
-        return OneAtATime(loaded)
+        return OneAtATime(loaded, because=str(error))
 
 
 def _batch_of(loaded: LoadedModel, kv_budget_bytes: int) -> Batch:
@@ -83,7 +83,7 @@ def _prove(loaded: LoadedModel, rows: Slots, expected_NV: torch.Tensor) -> None:
     ]
     batch = Batch(loaded, rows)
     for pieces, num_decoding in ((reading, 0), (decoding, 2)):
-        packed = pack(pieces, num_decoding=num_decoding, row_len_tokens=rows.shape.max_len_tokens, device=loaded.device)
+        packed = pack(pieces, num_decoding=num_decoding, row_len_tokens=rows.row_len_tokens, device=loaded.device)
         seen_NV = batch.forward(packed)
     for row in (0, 1):
         rows.clear(row)

@@ -64,11 +64,18 @@ class OneAtATime:
     """Runs one request after the other, with transformers' own cache."""
 
     num_rows = 1
+    num_places = num_stored_tokens = 0
 
-    def __init__(self, loaded: LoadedModel, *, generate: Generate = generate) -> None:
+    def __init__(self, loaded: LoadedModel, *, generate: Generate = generate, because: str = "") -> None:
+        """Ready for the first request; `because` says why there is no batch."""
+        self.because = because
         self._loaded = loaded
         self._generate = generate
         self._running: _Alone | None = None
+
+    def has_room(self, _: Ask) -> bool:
+        """Whether no request runs."""
+        return self._running is None
 
     def join(self, ask: Ask) -> _Alone:
         """Begin a request; none may be running."""

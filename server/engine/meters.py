@@ -20,6 +20,10 @@ class Meters:
         running.set_function(lambda: engine.num_running)
         waiting = Gauge("relay_engine_requests_waiting", "Requests in line.", registry=self.registry)
         waiting.set_function(lambda: engine.num_waiting)
+        places = Gauge("relay_engine_kv_capacity_tokens", "Tokens whose keys and values fit.", registry=self.registry)
+        places.set_function(lambda: engine.num_places)
+        stored = Gauge("relay_engine_kv_used_tokens", "Tokens whose keys and values are kept.", registry=self.registry)
+        stored.set_function(lambda: engine.num_stored_tokens)
         self.prompt_tokens = Counter("relay_engine_prompt_tokens", "Prompt tokens taken in.", registry=self.registry)
         self.tokens = Counter("relay_engine_generated_tokens", "Tokens generated.", registry=self.registry)
         self.requests = Counter(

@@ -44,6 +44,8 @@ class RunningEngine:
         return {
             "status": "broken" if self.engine.is_broken else "ok",
             "num_rows": self.engine.num_rows,
+            "num_kv_tokens": self.engine.num_places,
+            "one_at_a_time_because": self.engine.one_at_a_time_because,
             "model_name": self.identity.model_name,
             "system_fingerprint": self.identity.fingerprint,
             "num_running": self.engine.num_running,

@@ -46,7 +46,18 @@ class Runner(Protocol):
 
     @property
     def num_rows(self) -> int:
-        """How many requests may run at once."""
+        """How many requests may run at once, as things are now."""
+
+    @property
+    def num_places(self) -> int:
+        """Tokens whose keys and values fit; 0 where nobody counts."""
+
+    @property
+    def num_stored_tokens(self) -> int:
+        """Tokens whose keys and values are kept now."""
+
+    def has_room(self, ask: Ask) -> bool:
+        """Whether `join` may be called now."""
 
     def join(self, ask: Ask) -> Progress:
         """Begin a request; there must be room."""
@@ -70,6 +81,8 @@ class Engine:
         self._running: dict[int, tuple[Ticket, Progress]] = {}
         self._num_failed_steps = 0
         self._num_rows = 1
+        self._num_places = self._num_stored_tokens = 0
+        self._alone_because: str | None = None
         self._stopping = False
         self._changed = threading.Condition()
         self._loaded: Future[LoadedModel] = Future()
@@ -85,8 +98,18 @@ class Engine:
 
     @property
     def num_rows(self) -> int:
-        """How many requests may run at once."""
+        """How many requests may run at once, as things are now."""
         return self._num_rows
+
+    @property
+    def num_places(self) -> int:
+        """Tokens whose keys and values fit; 0 where nobody counts."""
+        return self._num_places
+
+    @property
+    def num_stored_tokens(self) -> int:
+        """Tokens whose keys and values were kept after the last step."""
+        return self._num_stored_tokens
 
     @property
     def num_running(self) -> int:
@@ -95,6 +118,11 @@ class Engine:
     @property
     def num_waiting(self) -> int:
         return sum(not ticket.is_cancelled for ticket in tuple(self._waiting))
+
+    @property
+    def one_at_a_time_because(self) -> str | None:
+        """Why requests do not share passes; None where they do."""
+        return self._alone_because
 
     @property
     def is_broken(self) -> bool:
@@ -137,7 +165,8 @@ class Engine:
         except BaseException as error:  # noqa: BLE001 - handed to whoever called `start`
             self._loaded.set_exception(error)
             return
-        self._num_rows = runner.num_rows
+        self._num_rows, self._num_places = runner.num_rows, runner.num_places
+        self._alone_because = getattr(runner, "because", None)
         self._loaded.set_result(loaded)
         because = "the engine was stopped"
         try:
@@ -170,14 +199,23 @@ class Engine:
             self._end(runner, progress)
         with self._changed:
             while not self._stopping:
-                while self._waiting and len(self._running) < self._num_rows:
-                    ticket = self._waiting.popleft()
-                    if not ticket.is_cancelled:
-                        self._begin(runner, ticket)
+                self._let_in(runner)
                 if self._running:
                     break
+                self._num_stored_tokens = 0
                 self._changed.wait()
         return not self._stopping
+
+    def _let_in(self, runner: Runner) -> None:
+        """Those that wait, in the order they came, while the first has room."""
+        while self._waiting:
+            ticket = self._waiting[0]
+            if not ticket.is_cancelled and not runner.has_room(ticket.ask):
+                break
+            self._waiting.popleft()
+            if not ticket.is_cancelled:
+                self._begin(runner, ticket)
+        self._num_rows = runner.num_rows
 
     def _begin(self, runner: Runner, ticket: Ticket) -> None:
         try:
@@ -198,6 +236,7 @@ class Engine:
             self._fail_all(runner, error)
             return
         self._num_failed_steps = 0
+        self._num_stored_tokens = runner.num_stored_tokens
         letters = []
         for progress in concerned:
             ticket, _ = self._running[id(progress)]

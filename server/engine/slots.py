@@ -1,13 +1,15 @@
 """The keys and values of all running requests: one row each, in two tensors per layer. Engine thread only.
 
-Shapes: R rows, L tokens a row, K key-value heads, D head size. The requests that decode hold rows 0..B-1 without a
-hole, so that attention reads the view `[:B]`: a row that leaves is filled by the last one, a row that joins changes
-places.
+Shapes: P places in all, R rows of L places each (R × L ≤ P), K key-value heads, D head size. The requests that decode
+hold rows 0..B-1 without a hole, so that attention reads the view `[:B]`: a row that leaves is filled by the last one, a
+row that joins changes places. Rows are as long as the longest request that runs needs: many short ones or a few long
+ones share the same memory.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,29 +19,77 @@ import torch
 from server.engine_spec import DEFAULT_KV_BYTES
 
 MAX_ROWS = 64
+MIN_ROW_TOKENS = 64
 # Never more of what is free on the GPU: the next version's engine must find room beside this one.
 CUDA_SHARE_OF_FREE = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotShape:
-    """Of the rows: `num_rows` of `max_len_tokens` each."""
+    """Room for keys and values.
+
+    Attributes:
+        num_places: Tokens that fit, over all rows; at least `max_len_tokens`.
+        max_len_tokens: Of the longest row.
+        max_rows: How many requests may run at once, however short.
+        min_row_tokens: Of the shortest row, however short the requests.
+    """
 
     num_layers: int
-    num_rows: int
+    num_places: int
     max_len_tokens: int
     num_kv_heads: int
     head_dim: int
+    max_rows: int = MAX_ROWS
+    min_row_tokens: int = MIN_ROW_TOKENS
+
+    def num_rows(self, row_len_tokens: int) -> int:
+        """How many rows of that length there are."""
+        return min(self.max_rows, self.num_places // row_len_tokens)
+
+    def row_len_for(self, longest_tokens: int) -> int:
+        """The row length for requests of up to so many tokens: a power of two, so that it seldom changes."""
+        return min(self.max_len_tokens, max(self.min_row_tokens, 1 << (longest_tokens - 1).bit_length()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removal:
+    """The first tokens of a row that go to another row."""
+
+    source: int
+    target: int
+    num_tokens: int
 
 
 class Slots:
-    """Rows of keys and values. Untouched rows take no memory: zeroed pages come when they are first written."""
+    """Rows of keys and values. Untouched places take no memory: zeroed pages come when they are first written."""
 
     def __init__(self, shape: SlotShape, *, dtype: torch.dtype, device: str) -> None:
         self.shape = shape
-        size = (shape.num_rows, shape.max_len_tokens, shape.num_kv_heads, shape.head_dim)
-        self.keys_RLKD = [_zeros(size, dtype, device) for _ in range(shape.num_layers)]
-        self.values_RLKD = [_zeros(size, dtype, device) for _ in range(shape.num_layers)]
+        size = (shape.num_places, shape.num_kv_heads, shape.head_dim)
+        self._keys_PKD = [_zeros(size, dtype, device) for _ in range(shape.num_layers)]
+        self._values_PKD = [_zeros(size, dtype, device) for _ in range(shape.num_layers)]
+        self.row_len_tokens = shape.row_len_for(1)
+        self.keys_RLKD = [self._as_rows(whole) for whole in self._keys_PKD]
+        self.values_RLKD = [self._as_rows(whole) for whole in self._values_PKD]
+
+    @property
+    def num_rows(self) -> int:
+        return self.shape.num_rows(self.row_len_tokens)
+
+    def arrange(self, row_len_tokens: int, removals: Sequence[Removal]) -> None:
+        """Make rows of another length; only what `removals` name is kept. Its time is that of copying those tokens."""
+        self.row_len_tokens = row_len_tokens
+        for places, rows in ((self._keys_PKD, self.keys_RLKD), (self._values_PKD, self.values_RLKD)):
+            for layer, whole_PKD in enumerate(places):
+                kept = [rows[layer][one.source, : one.num_tokens].clone() for one in removals]
+                rows[layer] = self._as_rows(whole_PKD)
+                for one, tokens_TKD in zip(removals, kept, strict=True):
+                    rows[layer][one.target, : one.num_tokens] = tokens_TKD
+
+    def _as_rows(self, whole_PKD: torch.Tensor) -> torch.Tensor:
+        num_rows = self.num_rows
+        return whole_PKD[: num_rows * self.row_len_tokens].view(num_rows, self.row_len_tokens, *whole_PKD.shape[1:])
 
     def write(self, layer: int, places_T: torch.Tensor, keys_TKD: torch.Tensor, values_TKD: torch.Tensor) -> None:
         """Put the keys and values of T tokens at flat places `row * L + position`."""
@@ -63,11 +113,6 @@ class Slots:
         for whole in (*self.keys_RLKD, *self.values_RLKD):
             whole[row, :num_tokens].zero_()
 
-    @property
-    def num_tokens(self) -> int:
-        """Tokens that fit, over all rows."""
-        return self.shape.num_rows * self.shape.max_len_tokens
-
 
 def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: str) -> torch.Tensor:
     """Zeros that take memory on CPU only where they are written: torch's own are written at once."""
@@ -77,7 +122,7 @@ def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: str) -> torch.Tens
 
 
 def shape_of(model: Any, *, max_len_tokens: int, device: str, budget_bytes: int = 0) -> SlotShape:
-    """As many rows as the budget allows, at least one and at most `MAX_ROWS`.
+    """As many places as the budget allows: at least one row of the greatest length, at most `MAX_ROWS` of them.
 
     Args:
         budget_bytes: 0: what the device suggests.
@@ -87,11 +132,11 @@ def shape_of(model: Any, *, max_len_tokens: int, device: str, budget_bytes: int 
     num_kv_heads = getattr(config, "num_key_value_heads", None) or num_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // num_heads
     item_bytes = next(model.parameters()).element_size()
-    row_bytes = 2 * config.num_hidden_layers * max_len_tokens * num_kv_heads * head_dim * item_bytes
-    budget_bytes = budget_bytes or _default_budget(device)
+    place_bytes = 2 * config.num_hidden_layers * num_kv_heads * head_dim * item_bytes
+    num_places = (budget_bytes or _default_budget(device)) // place_bytes
     return SlotShape(
         num_layers=config.num_hidden_layers,
-        num_rows=max(1, min(MAX_ROWS, budget_bytes // row_bytes)),
+        num_places=max(max_len_tokens, min(MAX_ROWS * max_len_tokens, num_places)),
         max_len_tokens=max_len_tokens,
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,

@@ -73,10 +73,14 @@ class Runner:
     """One that breaks where the test says."""
 
     num_rows = 1
+    num_places = num_stored_tokens = 0
 
     def __init__(self, *, breaks_at: str) -> None:
         self.breaks_at = breaks_at
         self.running: Any = None
+
+    def has_room(self, _: Ask) -> bool:
+        return True
 
     def join(self, ask: Ask) -> Any:
         if self.breaks_at == "join" and ask.prompt_ids == (13,):

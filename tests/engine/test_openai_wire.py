@@ -238,6 +238,8 @@ class TestOtherPages:
         )
         assert health["rss_bytes"] > health["vram_bytes"] == 0
         assert health["num_waiting"] == 0
+        assert health["num_kv_tokens"] >= 256
+        assert health["one_at_a_time_because"] is None
 
     def test_metrics_count_tokens_and_ends(self, make_api: Any) -> None:
         api = make_api(generate=saying("four"))
@@ -248,6 +250,7 @@ class TestOtherPages:
         assert 'relay_engine_requests_total{outcome="length"} 1.0' in text
         assert "relay_engine_time_to_first_token_seconds_count 1.0" in text
         assert "relay_engine_inter_token_seconds_count 3.0" in text
+        assert "relay_engine_kv_used_tokens 0.0" in text
 
 
 @pytest.mark.parametrize("stream", [False, True])
