@@ -27,7 +27,7 @@ class EngineSpec:
         fingerprint: `system_fingerprint` of every answer.
         device: `auto`, `cpu` or `cuda`.
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
-        num_threads: Compute threads on CPU; 0 leaves it to torch.
+        num_threads: Compute threads on CPU; 0: one a physical core, from four cores on one less.
         max_model_len_tokens: 0: what the config says, at most 4096.
         max_queue: Requests that may wait; more get 429.
         packed_linears: Lay weights out for oneDNN where that is faster; float32 on CPU only.

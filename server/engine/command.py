@@ -64,6 +64,8 @@ def _spec(options: argparse.Namespace) -> EngineSpec:
         num_threads=options.num_threads,
         max_model_len_tokens=options.max_model_len,
         max_queue=options.max_queue,
+        kv_budget_bytes=options.kv_budget_mb * 1_000_000,
+        packed_linears=not options.no_packed_linears,
     )
 
 
@@ -89,11 +91,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--fingerprint", default="relay", help="system_fingerprint of answers (default: %(default)s)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
-    parser.add_argument("--num-threads", type=_count, default=0, help="compute threads on CPU (default: torch decides)")
+    parser.add_argument("--num-threads", type=_count, default=0, help="compute threads on CPU (default: one a core)")
     parser.add_argument(
         "--max-model-len", type=_count, default=0, metavar="TOKENS", help="longest prompt and answer together"
     )
     parser.add_argument("--max-queue", type=_count, default=64, help="requests that may wait (default: %(default)s)")
+    parser.add_argument(
+        "--kv-budget-mb",
+        type=_count,
+        default=0,
+        metavar="MB",
+        help="memory for the keys and values of running requests (default: what suits the device)",
+    )
+    parser.add_argument(
+        "--no-packed-linears", action="store_true", help="on CPU: leave the weights in torch's own layout"
+    )
     return parser
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import inspect as signatures
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -68,8 +70,8 @@ def load(folder: Path, options: LoadOptions) -> LoadedModel:
     files = inspect(folder)
     device = _device(options.device)
     dtype = _dtype(options.dtype, files, device)
-    if options.num_threads:
-        torch.set_num_threads(options.num_threads)
+    if device == "cpu":
+        torch.set_num_threads(options.num_threads or _default_threads())
     transformers_logging.disable_progress_bar()
     tokenizer = _load_tokenizer(folder)
     model = _load_model(folder, dtype)
@@ -93,6 +95,13 @@ def _device(wanted: str) -> str:
     if wanted == "cuda" and not torch.cuda.is_available():
         raise SettingsError("device cuda: this machine has no CUDA device that torch can use; use cpu or auto")
     return wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _default_threads() -> int:
+    """One for each physical core that is ours; from four on, one core is left to the event loop and the neighbours."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    num_cores = min(allowed, psutil.cpu_count(logical=False) or allowed)
+    return num_cores - 1 if num_cores >= 4 else num_cores
 
 
 def _dtype(wanted: str, files: CheckpointFiles, device: str) -> str:

@@ -58,6 +58,8 @@ def pack_linears(model: Any) -> int:
                 num_packed += 1
     except (AttributeError, RuntimeError, TypeError, NotImplementedError) as error:
         events.logger().info("linears.not_packed", because=f"{type(error).__name__}: {str(error)[:200]}")
+    else:
+        events.logger().info("linears.packed", num_packed=num_packed, num_layers=len(layers))
     return num_packed
 
 
