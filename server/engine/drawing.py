@@ -14,8 +14,8 @@ import torch
 
 from server.engine.asks import Sampling
 
-# A nucleus is nearly always among so many likeliest tokens; to look for it there saves sorting the vocabulary.
-FIRST_LOOK = 256
+# A nucleus is nearly always among so few likeliest tokens; to look for it there saves sorting the vocabulary.
+LOOKS = (256, 4096)
 # Cumulative sums in two levels: over blocks of so many tokens, then within one.
 BLOCK_TOKENS = 256
 # On CPU a few rows at a time, so that what one step writes is in the cache when the next reads it.
@@ -43,14 +43,14 @@ def _draw_some(logits_RV: torch.Tensor, samplings: Sequence[Sampling], uniforms:
         weights_PV = _without_unlikely(_rows(weights_RV, plain), [samplings[row].min_p for row in plain])
         for row, token in zip(plain, inverse_cdf(weights_PV, [uniforms[row] for row in plain]), strict=True):
             tokens[row] = token
-    num_looked = min(FIRST_LOOK, num_tokens)
-    while cut:
+    for num_looked in (*(look for look in LOOKS if 2 * look <= num_tokens), num_tokens):
+        if not cut:
+            break
         few_RV = _rows(weights_RV, cut)
         found = _draw_cut(few_RV, [samplings[row] for row in cut], [uniforms[row] for row in cut], num_looked)
         for row, token in zip(cut, found, strict=True):
             tokens[row] = token
         cut = [row for row in cut if tokens[row] < 0]
-        num_looked = num_tokens
     return tokens
 
 

@@ -129,10 +129,13 @@ samplings = st.builds(
 
 
 @given(st.lists(samplings, min_size=1, max_size=6), st.integers(0, 1000), st.sampled_from([0.1, 1.0, 4.0]))
-@settings(deadline=None)
-def test_rows_are_drawn_together_as_each_would_be_alone(wanted: list[Sampling], seed: int, spread: float) -> None:
+@settings(deadline=None, max_examples=60)
+@pytest.mark.parametrize("num_tokens", [100, 600, 9000])
+def test_rows_are_drawn_together_as_each_would_be_alone(
+    num_tokens: int, wanted: list[Sampling], seed: int, spread: float
+) -> None:
     generator = torch.Generator().manual_seed(seed)
-    logits_RV = torch.randn(len(wanted), 600, generator=generator) * spread
+    logits_RV = torch.randn(len(wanted), num_tokens, generator=generator) * spread
     uniforms = torch.rand(len(wanted), generator=generator).tolist()
     together = draw(logits_RV, wanted, uniforms)
 
