@@ -1,7 +1,7 @@
-"""Generation under load, beside `transformers serve --continuous-batching`: `python benchmarks/serving.py [--quick]`.
+"""Many clients on one small model, beside `transformers serve`: `python benchmarks/serving.py [--quick]`.
 
-Both serve the same 29-million-parameter Qwen3 in float32 on this machine, through HTTP, as streams; ours through the
-gateway. The clients run here too and take their share of the cores from both alike.
+Three servers of the same folder are up at once and are asked in turn, level by level: ours through the gateway, ours
+without packed linear layers, and the peer. `generate` on one static batch, in a process of its own, is the ceiling.
 """
 
 from __future__ import annotations
@@ -9,212 +9,216 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import signal
-import socket
-import subprocess
-import sys
+import string
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
-import psutil
-from support.gateway import Gateway
-from support.load import NEW_TOKENS, Seen, load, prompts
+import torch
+from support.letters_and_words import save_29m
 from support.report import RESULTS, Report, Row
-from support.shapes import Recipe, save_checkpoint
+from support.servers import Memory, Relay, TransformersServe
 from support.silence import Silence
+from support.static_batch import tokens_per_s
+from support.streaming_clients import Load, prompts, run_load
 
+from pipeline.demo.world import build_model, build_tokenizer
 from pipeline.publishing import PublishOptions, publish
-from pipeline.stack.local import local_stack
+from pipeline.stack.local import LocalStack, local_stack
 from registry_hooks.mlflow_catalog import MlflowCatalog
 from registry_hooks.mlflow_registry import MlflowRegistry
 from registry_hooks.s3_store import S3Store
 from registry_hooks.settings import RegistrySettings, Settings, StackSettings
 
-MODEL = "serving"
-QWEN3_29M = {
-    "vocab_size": 16384,
-    "hidden_size": 384,
-    "intermediate_size": 1440,
-    "num_hidden_layers": 8,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 2,
-    "head_dim": 64,
-    "max_position_embeddings": 1024,
-}
-WORDS = [
-    "the",
-    "of",
-    "and",
-    "to",
-    "in",
-    "is",
-    "that",
-    "for",
-    "it",
-    "as",
-    "was",
-    "with",
-    "be",
-    "by",
-    "on",
-    "not",
-    "he",
-    "his",
-    "but",
-    "at",
-    "are",
-    "this",
-    "have",
-    "from",
-    "or",
-    "had",
-    "an",
-    "they",
-]
-RECIPE = Recipe(dtype="float32", spread=0.2, ends=False, tied=False, num_merged=16384)
-REQUESTS_PER_CLIENT = {1: 6, 4: 4, 16: 2, 64: 1}
-READY_TIMEOUT_S = 180.0
-# The gateway imports torch in a spare process in its idle time; this is that time.
-SETTLE_S = 15.0
-
-Samples = dict[str, list[float]]
+CLIENTS = (1, 4, 16, 64)
+REQUESTS = {1: 6, 4: 16, 16: 48, 64: 96}
+QUICK_REQUESTS = {1: 1, 4: 4, 16: 16, 64: 64}
+# A gateway's spare process imports torch when the gateway has been idle; that ends before anything is measured.
+SETTLE_S = 20.0
+IDLE_S = 3.0
+STOCK = {"RELAY_ENGINE__PACKED_LINEARS": "false"}
+STOCK_ROW = "/stock_linears"
 
 
-@contextmanager
-def peer(folder: Path, log: Path) -> Iterator[tuple[str, psutil.Process]]:
-    """`transformers serve` with continuous batching and otherwise its own defaults, ready."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    program = str(Path(sys.executable).with_name("transformers"))
-    options = ["--continuous-batching", "--device", "cpu", "--dtype", "float32", "--host", "127.0.0.1"]
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [program, "serve", str(folder), *options, "--port", str(port)],
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},
-            stdout=out,
-            stderr=out,
-        )
-    try:
-        _await_health(f"http://127.0.0.1:{port}/health", process)
-        yield f"http://127.0.0.1:{port}", psutil.Process(process.pid)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(20)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """A model to serve; `longest` tokens has its longest prompt, and `prefix` stands before its rows."""
+
+    name: str
+    folder: Path
+    longest: int
+    prefix: str
 
 
-def _await_health(url: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + READY_TIMEOUT_S
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if httpx.get(url, timeout=2).status_code == 200:
-                return
-        except httpx.HTTPError:
-            time.sleep(0.2)
-    raise RuntimeError("transformers serve did not become ready; its log says why")
+@dataclass(slots=True, kw_only=True)
+class Side:
+    """A server, and what was measured of it by row."""
+
+    server: Relay | TransformersServe
+    samples: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    idle_share: float = 0.0
 
 
-@contextmanager
-def ours(folder: Path, room: Path) -> Iterator[tuple[str, psutil.Process]]:
-    """A gateway with an engine of the published folder, ready."""
-    settings = Settings(registry=RegistrySettings(name=MODEL))
-    with local_stack(Settings(stack=StackSettings(data_dir=room / "stack", mlflow_port=0, s3_port=0))) as stack:
-        os.environ.update(stack.env)
-        registry = MlflowRegistry(stack.tracking_uri, timeout_s=30, write_timeout_s=60)
-        publish(
-            folder,
-            catalog=MlflowCatalog(registry),
-            writer=S3Store(settings.store, stack.s3_endpoint_url),
-            settings=settings,
-            options=PublishOptions(),
-            progress=Silence(),
-        )
-        registry.rest.post("/registered-models/alias", name=MODEL, alias="Production", version="1")
-        registry.close()
-        env = {"RELAY_REGISTRY__NAME": MODEL, "RELAY_SERVE__PORT": "0", "RELAY_SERVE__CACHE_DIR": str(room / "cache")}
-        with Gateway(env, room / "gateway.log") as gateway:
-            gateway.serving(1)
-            yield gateway.url, psutil.Process(gateway.pid)
-
-
-def measure(room: Path, rounds: int, levels: tuple[int, ...]) -> Report:
-    """Both servers side by side, asked in turn."""
-    save_checkpoint(room / "checkpoint-1", QWEN3_29M, step=1, recipe=RECIPE)
-    loads: list[str] = []
-    mine: Samples = defaultdict(list)
-    theirs: Samples = defaultdict(list)
-    with (
-        ours(room / "checkpoint-1", room) as (our_url, our_process),
-        peer(room / "checkpoint-1", room / "peer.log") as (peer_url, peer_process),
-    ):
-        sides = [(our_url, MODEL, mine, our_process), (peer_url, str(room / "checkpoint-1"), theirs, peer_process)]
-        for url, model, _, _ in sides:
-            asyncio.run(load(url, model, prompts(4, seed=99), num_clients=2))
-        time.sleep(SETTLE_S)
-        for number in range(rounds):
-            for clients in levels:
-                texts = prompts(clients * REQUESTS_PER_CLIENT[clients], seed=number)
-                for url, model, samples, process in sides if number % 2 == 0 else reversed(sides):
-                    loads.append(f"{os.getloadavg()[0]:.1f}")
-                    print(f"round {number + 1}, {clients} clients, {url}, load average {loads[-1]}", flush=True)
-                    seen = asyncio.run(load(url, model, texts, num_clients=clients))
-                    _note(samples, clients, seen, process)
+def measure(rounds: int, *, quick: bool) -> Report:
+    """Every subject on every server."""
+    began_at_load = os.getloadavg()[0]
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="relay-serving-") as folder:
+        room = Path(folder)
+        with local_stack(Settings(stack=StackSettings(data_dir=room / "stack", mlflow_port=0, s3_port=0))) as stack:
+            os.environ.update(stack.env)
+            for subject in _subjects(room):
+                _publish(subject, stack)
+                rows.extend(_measure_subject(subject, room, rounds, QUICK_REQUESTS if quick else REQUESTS))
     return Report(
-        name="serving",
-        title="Generation under load, beside transformers serve",
-        lines=_story(rounds, loads),
-        rows=_rows(mine, theirs, levels),
+        name="serving-quick" if quick else "serving",
+        title="Many clients on one small model, beside `transformers serve --continuous-batching`",
+        lines=_story(rounds, began_at_load),
+        rows=rows,
     )
 
 
-def _note(samples: Samples, clients: int, seen: Seen, process: psutil.Process) -> None:
-    samples[f"throughput_{clients}"].append(seen.tokens_per_s)
-    samples[f"first_{clients}"].append(seen.median_first_s)
-    samples[f"itl_p50_{clients}"].append(seen.gap_quantile_ms(0.5))
-    samples[f"itl_p99_{clients}"].append(seen.gap_quantile_ms(0.99))
-    family = [process, *process.children(recursive=True)]
-    samples[f"rss_{clients}"].append(sum(one.memory_info().rss for one in family) / 1e6)
+def _measure_subject(subject: Subject, room: Path, rounds: int, requests: dict[int, int]) -> list[Row]:
+    with ExitStack() as running:
+        ours = Side(server=running.enter_context(Relay(subject.name, room / "packed", settings={})))
+        stock = Side(server=running.enter_context(Relay(subject.name, room / "stock", settings=STOCK)))
+        peer = Side(server=running.enter_context(TransformersServe(subject.folder, room / "transformers-serve.log")))
+        sides = {"ours": ours, "ours, stock linears": stock, "transformers serve": peer}
+        for side in sides.values():
+            with side.server.awake():
+                asyncio.run(run_load(side.server.target, prompts(4, longest=subject.longest, seed=99), num_clients=4))
+        time.sleep(SETTLE_S)
+        for side in (ours, stock):
+            side.idle_share = _cpu_share(side)
+        for number in range(rounds):
+            for num_clients in CLIENTS:
+                texts = prompts(requests[num_clients], longest=subject.longest, seed=10 * number + num_clients)
+                for name in sides if number % 2 == 0 else reversed(sides):
+                    print(f"{subject.name}, round {number + 1} of {rounds}, {num_clients} clients, {name}:", flush=True)
+                    _load(sides[name], texts, num_clients)
+            for side, packed in ((ours, True), (stock, False)):
+                rate = tokens_per_s(subject.folder, longest=subject.longest, packed=packed)
+                side.samples["static_16"].append(rate)
+                print(f"    static batch of 16, packed={packed}: {rate:.1f} tokens/s", flush=True)
+    return _rows(subject.prefix, ours, stock, peer)
 
 
-def _rows(mine: Samples, theirs: Samples, levels: tuple[int, ...]) -> list[Row]:
-    units = {"throughput": "tokens/s", "first": "s", "itl_p50": "ms", "itl_p99": "ms", "rss": "MB"}
+def _load(side: Side, texts: list[str], num_clients: int) -> None:
+    before = os.getloadavg()[0]
+    with side.server.awake(), Memory(side.server.pid) as memory:
+        cpu_s, since = side.server.own_cpu_s(), time.perf_counter()
+        load = asyncio.run(run_load(side.server.target, texts, num_clients=num_clients))
+        busy_s = side.server.own_cpu_s() - cpu_s - side.idle_share * (time.perf_counter() - since)
+    _note(side.samples, num_clients, load, memory.peak_bytes)
+    if num_clients == 16:
+        side.samples["gateway_us_per_token"].append(1e6 * busy_s / load.num_tokens)
+    print(
+        f"    {load.tokens_per_s:7.1f} tokens/s, first {load.first_token_ms():6.0f} ms, between p50 "
+        f"{load.gap_ms(50):6.1f} p99 {load.gap_ms(99):7.1f} ms, {load.num_errors} failed (load before: {before:.2f})",
+        flush=True,
+    )
+
+
+def _note(samples: dict[str, list[float]], num_clients: int, load: Load, peak_bytes: int) -> None:
+    samples[f"throughput_{num_clients}"].append(load.tokens_per_s)
+    samples[f"ttft_p50_{num_clients}"].append(load.first_token_ms())
+    samples[f"itl_p50_{num_clients}"].append(load.gap_ms(50))
+    samples[f"itl_p99_{num_clients}"].append(load.gap_ms(99))
+    samples[f"rss_{num_clients}"].append(peak_bytes / 1e6)
+    samples[f"failed_{num_clients}"].append(load.num_errors)
+
+
+def _cpu_share(side: Side) -> float:
+    """CPU seconds a second that the gateway's own process takes when nobody asks."""
+    cpu_s = side.server.own_cpu_s()
+    time.sleep(IDLE_S)
+    return (side.server.own_cpu_s() - cpu_s) / IDLE_S
+
+
+def _rows(prefix: str, ours: Side, stock: Side, peer: Side) -> list[Row]:
+    """The rows that the aims are about first."""
+    first = [*(f"throughput_{n}" for n in CLIENTS), "itl_p99_16", "rss_16"]
+    rest = [f"{kind}_{n}" for kind in ("ttft_p50", "itl_p50", "itl_p99", "rss", "failed") for n in CLIENTS]
+    rows = []
+    for side, suffix in ((ours, ""), (stock, STOCK_ROW)):
+        compared = first if side is stock else [*first, *(what for what in rest if what not in first)]
+        rows += [(what + suffix, side.samples[what], peer.samples[what]) for what in compared]
+        rows.append((f"ceiling_16{suffix}", side.samples["throughput_16"], side.samples["static_16"]))
+        rows.append((f"gateway_us_per_token{suffix}", side.samples["gateway_us_per_token"], []))
+    return [Row(what=prefix + what, ours=mine, peer=theirs, unit=_unit(what)) for what, mine, theirs in rows]
+
+
+def _unit(what: str) -> str:
+    kinds = {"throughput": "tokens/s", "ceiling": "tokens/s", "ttft": "ms", "itl": "ms", "rss": "MB", "gateway": "us"}
+    return kinds.get(what.partition("_")[0], "requests")
+
+
+def _publish(subject: Subject, stack: LocalStack) -> None:
+    settings = Settings(registry=RegistrySettings(name=subject.name))
+    registry = MlflowRegistry(stack.tracking_uri, timeout_s=30, write_timeout_s=120)
+    publish(
+        subject.folder,
+        catalog=MlflowCatalog(registry),
+        writer=S3Store(settings.store, stack.s3_endpoint_url),
+        settings=settings,
+        options=PublishOptions(),
+        progress=Silence(),
+    )
+    registry.rest.post("/registered-models/alias", name=subject.name, alias="Production", version="1")
+    registry.close()
+
+
+def _subjects(room: Path) -> list[Subject]:
+    model, demo = room / "checkpoint-100", room / "demo"
+    save_29m(model)
+    _save_letter_writer(demo)
+    (demo / "trainer_state.json").write_text('{"global_step": 1, "log_history": [{"step": 1, "eval_loss": 5.7}]}')
     return [
-        Row(what=f"{kind}_{clients}", ours=mine[f"{kind}_{clients}"], peer=theirs[f"{kind}_{clients}"], unit=unit)
-        for kind, unit in units.items()
-        for clients in levels
+        Subject(name="qwen3-29m", folder=model, longest=256, prefix=""),
+        Subject(name="demo", folder=demo, longest=160, prefix="demo/"),
     ]
 
 
-def _story(rounds: int, loads: list[str]) -> list[str]:
+def _save_letter_writer(folder: Path) -> None:
+    """The demo's model, which never ends and writes ASCII letters: half a UTF-8 character would wait for its rest."""
+    model, tokenizer = build_model(seed=0), build_tokenizer()
+    silent = [number for token, number in tokenizer.get_vocab().items() if token not in string.ascii_letters]
+    with torch.no_grad():
+        model.get_input_embeddings().weight[silent] = 0.0
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _story(rounds: int, began_at_load: float) -> list[str]:
     return [
-        f"A Qwen3 of 29 M parameters, float32, random weights; prompts of 8 to 200 words, {NEW_TOKENS} new tokens, "
-        f"greedy, streamed; {rounds} rounds, interleaved; medians, lowest and highest in brackets. Closed-loop clients "
-        "on the same machine.",
-        "ours: through the gateway. plain: `transformers serve --continuous-batching`, its own defaults.",
-        "`first`: median seconds to the first text. `itl`: milliseconds between two pieces of text. `rss`: resident "
-        "memory of the server and all its children after that level, ours with the gateway and its spare engine.",
-        f"Load average before each measurement: {', '.join(loads)}.",
+        "A Qwen3 of 29 M parameters (hidden 384, 8 layers, vocabulary 16384, random weights, float32); rows `demo/` "
+        f"are the demo's 0.8 M one with random weights that write letters only. {rounds} rounds; all servers up at "
+        "once and asked in turn, the peer stopped (SIGSTOP) when it is not its turn; medians, lowest and highest in "
+        f"brackets. Load average when it began: {began_at_load:.2f}.",
+        "Closed-loop clients stream chats over HTTP, started 20 ms apart: prompts of 8 to 256 tokens (160 for the "
+        "demo), 64 new tokens, greedy, tokens counted by `usage`. plain: `transformers serve FOLDER "
+        "--continuous-batching`, its defaults.",
+        f"ours: through the gateway of `relay serve`, on a version published to a local stack. `{STOCK_ROW}`: ours "
+        "without packed linear layers. `ceiling_16`: ours over HTTP with 16 clients; plain one left-padded batch of 16 "
+        "in `generate`, in process, with the same linear layers, prefill included.",
+        "`ttft`: request to first text. `itl`: between two texts of one stream. `rss`: highest resident memory of the "
+        "server's process tree (ours: gateway, engine and the spare process that waits for the next version; shared "
+        "pages count twice). `gateway_us_per_token`: CPU time of the gateway process with 16 streams, less what it "
+        "uses idle. `failed`: requests without a counted answer.",
     ]
 
 
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one round of few clients, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="few requests, one round, to see that it runs")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=None, help="folder of the results; default: benchmarks/results")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="relay-serving-") as room:
-        levels = (1, 4) if arguments.quick else (1, 4, 16, 64)
-        report = measure(Path(room), 1 if arguments.quick else arguments.rounds, levels)
+    report = measure(1 if arguments.quick else arguments.rounds, quick=arguments.quick)
     report.write(arguments.out or (Path(tempfile.gettempdir()) if arguments.quick else RESULTS))
 
 

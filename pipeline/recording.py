@@ -12,8 +12,8 @@ import httpx
 from registry_hooks import probe
 from registry_hooks.golden import GoldenSet
 from registry_hooks.settings import EngineSettings
-from server.engine_spec import EngineSpec
-from server.launcher import EngineChild, socket_dir, start_engine
+from server.engine_child import EngineChild
+from server.launcher import socket_dir, spec_of, start_engine
 
 # Texts that any language model has an opinion on: prose, code, arithmetic, other scripts. Short ones: a model with a
 # context of 256 tokens of one byte each can take them whole.
@@ -63,16 +63,8 @@ class GoldenRecorder:
 
     def _record(self, folder: Path, prompts: Sequence[str]) -> GoldenSet:
         settings = self._settings
-        spec = EngineSpec(
-            checkpoint_dir=str(folder),
-            uds=str(self._room / "golden.sock"),
-            model_name=_MODEL_NAME,
-            device=settings.device,
-            dtype=settings.dtype,
-            num_threads=settings.num_threads,
-            max_model_len_tokens=settings.max_model_len_tokens,
-            kv_budget_bytes=settings.kv_budget_bytes,
-            packed_linears=settings.packed_linears,
+        spec = spec_of(
+            settings, checkpoint_dir=str(folder), uds=str(self._room / "golden.sock"), model_name=_MODEL_NAME
         )
         engine = start_engine(
             spec,
@@ -81,7 +73,7 @@ class GoldenRecorder:
             stop_grace_s=settings.stop_grace_s,
             spare=self._spare,
         )
-        with engine, probe.uds_client(spec.uds, _ANSWER_TIMEOUT_S) as client:
+        with engine, engine.client(_ANSWER_TIMEOUT_S) as client:
             ready = engine.ready
             texts = [_fitting(client, prompt, ready.max_model_len_tokens) for prompt in prompts]
             return probe.observe(

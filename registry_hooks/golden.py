@@ -8,6 +8,7 @@ where the two best tokens are closer than the tolerance.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Mapping
@@ -174,6 +175,26 @@ def compare(recorded: GoldenSet, observed: GoldenSet) -> GoldenVerdict:
     if not all(map(math.isfinite, differences)):
         return _refuse("a log-probability is not finite")
     return _judge(recorded, observed, differences)
+
+
+def compare_text(recorded: GoldenSet, text: str) -> GoldenVerdict | None:
+    """Say whether `text`, a greedy answer to the first prompt, begins as recorded.
+
+    For servers that give no log-probabilities. Only tokens before the first near-tie count, by the tolerance of half
+    precision, since nobody knows in which dtype the text was computed.
+
+    Returns:
+        None where there is nothing to compare: the very first token was a near-tie.
+    """
+    near_tie = tolerance_for(recorded.dtype, "unknown").largest
+    tokens = itertools.takewhile(lambda token: token.gap > near_tie, recorded.items[0].greedy)
+    expected = "".join(token.text for token in tokens)
+    if not expected:
+        return None
+    if not text.startswith(expected):
+        return _refuse(f"golden answers differ: the greedy answer begins {text[:40]!r} in place of {expected!r}")
+    because = f"golden answer reproduced as text only, {expected!r}: this engine gives no log-probabilities of prompts"
+    return GoldenVerdict(passed=True, mean_difference=0.0, largest_difference=0.0, because=because)
 
 
 def _judge(recorded: GoldenSet, observed: GoldenSet, differences: list[float]) -> GoldenVerdict:

@@ -23,15 +23,14 @@ _MIN_PROMPT_CHARS = 2
 _ANSWER_SHOWN_CHARS = 300
 
 
-def uds_client(path: str | Path, timeout_s: float) -> httpx.Client:
-    """A client for the OpenAI server that listens on the Unix socket `path`.
+def client(*, uds: str | Path, base_url: str = "", timeout_s: float) -> httpx.Client:
+    """A client for the OpenAI server at `base_url`, or on the Unix socket `uds` where that is empty.
 
     Args:
         timeout_s: Bound on connecting and on each silence.
     """
-    return httpx.Client(
-        transport=httpx.HTTPTransport(uds=str(path)), base_url="http://engine", timeout=timeout_s, trust_env=False
-    )
+    transport = None if base_url else httpx.HTTPTransport(uds=str(uds))
+    return httpx.Client(transport=transport, base_url=base_url or "http://engine", timeout=timeout_s, trust_env=False)
 
 
 def observe(
@@ -78,6 +77,24 @@ def fit(client: httpx.Client, prompt: str, *, model: str, max_greedy_tokens: int
         if len(prompt) <= _MIN_PROMPT_CHARS:
             raise EngineError(f"the model takes no prompt at all: {_shown(response)}")
         prompt = prompt[: len(prompt) // 2]
+
+
+def greedy_text(client: httpx.Client, prompt: str, *, model: str) -> str | None:
+    """The first few tokens that a server writes after `prompt` when it always takes the likeliest; None if it cannot.
+
+    For servers that give no log-probabilities of prompts.
+
+    Raises:
+        EngineGoneError: No answer in time or at all.
+    """
+    body = {"model": model, "prompt": prompt, "temperature": 0, "max_tokens": MAX_GREEDY_TOKENS}
+    try:
+        response = client.post("/v1/completions", json=body)
+        return str(response.json()["choices"][0]["text"]) if response.status_code == httpx.codes.OK else None
+    except httpx.HTTPError as error:
+        raise EngineGoneError(f"the engine did not answer a golden prompt ({type(error).__name__}: {error})") from error
+    except (ValueError, KeyError, TypeError, IndexError):
+        return None
 
 
 def _item(client: httpx.Client, prompt: str, model: str, max_greedy_tokens: int) -> GoldenItem:

@@ -10,11 +10,12 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
+from registry_hooks import command_template
 from registry_hooks.errors import SettingsError
 
 ENV_PREFIX = "RELAY_"
@@ -75,7 +76,12 @@ class EngineSettings(_Section):
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto`: CUDA when there is any.")
     dtype: Dtype = Field("auto", description="`auto`: as saved on CUDA, float32 on CPU.")
-    num_threads: int = Field(0, ge=0, le=1024, description="Compute threads on CPU; 0 leaves it to torch.")
+    num_threads: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="Compute threads on CPU; 0: one a physical core, from four cores on one less, one for tiny models.",
+    )
     max_model_len_tokens: int = Field(
         0, ge=0, description="Longest prompt and answer together; 0: what the model's config says, at most 4096."
     )
@@ -88,6 +94,11 @@ class EngineSettings(_Section):
         description="Memory for the keys and values of the requests that run at once; 0: 1 GB on CPU, 2 GB on CUDA.",
     )
     max_queue: int = Field(64, ge=0, description="Requests that may wait in one engine; more get 429.")
+    command: Annotated[str, AfterValidator(command_template.check)] = Field(
+        "",
+        description="Another OpenAI server to run as the engine of `relay serve`, with `{dir}`, `{name}` and `{port}` "
+        "or `{uds}` in it. Unset: Relay's own engine.",
+    )
     start_timeout_s: float = Field(300.0, gt=0, description="Bound on a start: import, load and listen.")
     stop_grace_s: float = Field(5.0, gt=0, le=300, description="From SIGTERM to SIGKILL.")
 

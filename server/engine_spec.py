@@ -32,6 +32,7 @@ class EngineSpec:
         max_queue: Requests that may wait; more get 429.
         packed_linears: Lay weights out for oneDNN where that is faster; float32 on CPU only.
         kv_budget_bytes: Memory for the keys and values of running requests; 0: what the device suggests.
+        command: Template of another OpenAI server to run in the engine's place; empty for our own engine.
     """
 
     checkpoint_dir: str
@@ -45,6 +46,7 @@ class EngineSpec:
     max_queue: int = 64
     kv_budget_bytes: int = 0
     packed_linears: bool = True
+    command: str = ""
 
     def to_line(self) -> bytes:
         return json.dumps(dataclasses.asdict(self)).encode() + b"\n"
@@ -59,11 +61,15 @@ class EngineReady:
     """What a ready engine says of itself.
 
     Attributes:
-        device: `cpu` or `cuda`.
-        dtype: `float32`, `bfloat16` or `float16`.
+        device: `cpu` or `cuda`; `unknown` of another program.
+        dtype: `float32`, `bfloat16` or `float16`; `unknown` of another program.
         vram_bytes: GPU memory of this process; 0 on CPU.
         rss_bytes: Resident memory of this process.
+        num_parameters: 0 of another program.
+        max_model_len_tokens: 0 where another program does not say.
         load_s: Seconds from the spec to weights in memory and checked.
+        base_url: Where it answers; empty for the spec's socket.
+        model_name: What it calls the model, where that is not what the spec says.
     """
 
     device: str
@@ -73,6 +79,8 @@ class EngineReady:
     num_parameters: int
     max_model_len_tokens: int
     load_s: float
+    base_url: str = ""
+    model_name: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

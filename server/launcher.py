@@ -10,31 +10,38 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
-import signal
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import IO, cast
 
+import httpx
 import psutil
 
+from registry_hooks import probe
 from registry_hooks.errors import EngineStartError
-from server.engine_spec import EngineEvent, EngineReady, EngineSpec
+from registry_hooks.settings import EngineSettings
+from server.engine_child import ENGINE, SUBSTITUTE, EngineChild
+from server.engine_spec import EngineReady, EngineSpec
 
-# The engine needs neither registry nor store: what could unlock them is not handed down.
-_WITHHELD = ("AWS_", "MLFLOW_", "RELAY_", "PYTHONWARNINGS")
 _SOCKET_DIR_PREFIX = "relay-"
-_LOG_TAIL_BYTES = 2000
 
 
-def engine_command() -> list[str]:
-    """The command of an engine that waits for its spec. `-P` keeps a folder named `server` of the user's out of it."""
-    return [sys.executable, "-P", "-m", "server.engine", "--supervised"]
+def spec_of(settings: EngineSettings, *, checkpoint_dir: str, uds: str, model_name: str) -> EngineSpec:
+    """The spec of an engine of ours as the settings have it."""
+    return EngineSpec(
+        checkpoint_dir=checkpoint_dir,
+        uds=uds,
+        model_name=model_name,
+        device=settings.device,
+        dtype=settings.dtype,
+        num_threads=settings.num_threads,
+        max_model_len_tokens=settings.max_model_len_tokens,
+        max_queue=settings.max_queue,
+        kv_budget_bytes=settings.kv_budget_bytes,
+        packed_linears=settings.packed_linears,
+    )
 
 
 def socket_dir() -> Path:
@@ -58,108 +65,6 @@ def socket_dir() -> Path:
     return Path(tempfile.mkdtemp(prefix=f"{_SOCKET_DIR_PREFIX}{os.getpid()}-"))
 
 
-class EngineChild:
-    """An engine process: a spare until it is given its spec."""
-
-    def __init__(self, log_path: Path, *, stop_grace_s: float, command: list[str] | None = None) -> None:
-        log_path.parent.mkdir(parents=True, exist_ok=True)
-        self.log_path = log_path
-        self._stop_grace_s = stop_grace_s
-        self._events: queue.Queue[EngineEvent | None] = queue.Queue()
-        self._dead = threading.Event()
-        self._on_exit: Callable[[], None] | None = None
-        environ = {key: value for key, value in os.environ.items() if not key.startswith(_WITHHELD)}
-        with log_path.open("wb") as log:
-            self._process = subprocess.Popen(
-                command or engine_command(),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=environ,
-                start_new_session=True,
-            )
-        self._stdin = cast("IO[bytes]", self._process.stdin)
-        self._stdout = cast("IO[bytes]", self._process.stdout)
-        threading.Thread(target=self._read, name=f"engine-{self.pid}-events", daemon=True).start()
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def is_alive(self) -> bool:
-        return not self._dead.is_set() and self._process.poll() is None
-
-    def when_dead(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once, from a thread of ours, when the process has ended; at once if it has."""
-        self._on_exit = callback
-        if self._dead.is_set():
-            callback()
-
-    def wait_dead(self, timeout_s: float) -> bool:
-        return self._dead.wait(timeout_s)
-
-    def send(self, spec: EngineSpec) -> None:
-        """Make an engine of a spare."""
-        try:
-            self._stdin.write(spec.to_line())
-            self._stdin.flush()
-        except OSError as error:
-            raise EngineStartError(
-                f"the engine process ended before it had a checkpoint{self.last_words()}", stage="import"
-            ) from error
-
-    def next_event(self, timeout_s: float) -> EngineEvent | None:
-        """The next event; None when the process has ended.
-
-        Raises:
-            queue.Empty: Nothing in that time.
-        """
-        return self._events.get(timeout=max(timeout_s, 0))
-
-    def last_words(self) -> str:
-        """How it ended and the end of its log, for an error message."""
-        code = self._process.poll()
-        how = (
-            "" if code is None else f" (killed by {signal.Signals(-code).name})" if code < 0 else f" (exit code {code})"
-        )
-        with contextlib.suppress(OSError), self.log_path.open("rb") as log:
-            log.seek(max(0, self.log_path.stat().st_size - _LOG_TAIL_BYTES))
-            lines = log.read().decode(errors="replace").strip().splitlines()
-            return (
-                f"{how}; log {self.log_path}, last line: {lines[-1]}"
-                if lines
-                else f"{how}; log {self.log_path} is empty"
-            )
-        return how
-
-    def stop(self) -> None:
-        """End the process and all that it started: SIGTERM to the group, a grace, SIGKILL. Safe to call twice."""
-        self._signal(signal.SIGTERM)
-        if not self._dead.wait(self._stop_grace_s):
-            self._signal(signal.SIGKILL)
-            self._dead.wait(10)
-        for pipe in (self._stdin, self._stdout):
-            with contextlib.suppress(OSError):
-                pipe.close()
-
-    def _signal(self, number: signal.Signals) -> None:
-        if self._dead.is_set():
-            return
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, number)
-
-    def _read(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            for line in self._stdout:
-                with contextlib.suppress(ValueError, TypeError):
-                    self._events.put(EngineEvent.from_line(line))
-        self._process.wait()
-        self._dead.set()
-        self._events.put(None)
-        if self._on_exit is not None:
-            self._on_exit()
-
-
 class Engine:
     """A ready engine.
 
@@ -181,6 +86,15 @@ class Engine:
     @property
     def log_path(self) -> Path:
         return self._child.log_path
+
+    @property
+    def model_name(self) -> str:
+        """What it calls the model."""
+        return self.ready.model_name or self.spec.model_name
+
+    def client(self, timeout_s: float) -> httpx.Client:
+        """A client that asks it; `timeout_s` bounds connecting and each silence."""
+        return probe.client(uds=self.spec.uds, base_url=self.ready.base_url, timeout_s=timeout_s)
 
     def is_alive(self) -> bool:
         return self._child.is_alive()
@@ -223,7 +137,9 @@ def start_engine(
     Raises:
         EngineStartError: It did not become ready; nothing of it is left running.
     """
-    child = spare if spare is not None and spare.is_alive() else EngineChild(log_path, stop_grace_s=stop_grace_s)
+    command = SUBSTITUTE if spec.command else ENGINE
+    fits = spare is not None and spare.is_alive() and spare.command == command
+    child = spare if fits and spare else EngineChild(log_path, stop_grace_s=stop_grace_s, command=command)
     try:
         child.send(spec)
         ready, seconds = _await_ready(child, time.monotonic() + start_timeout_s, start_timeout_s)

@@ -110,7 +110,7 @@ def _table(rows: Sequence[Row]) -> list[str]:
     lines = ["| what | ours | plain | unit | ours / plain |", "|---|---|---|---|---|"]
     for row in rows:
         ours, peer = _shown(row.ours, row.unit), _shown(row.peer, row.unit)
-        both = bool(row.ours and row.peer)
+        both = bool(row.ours and row.peer and statistics.median(row.peer))
         ratio = f"{statistics.median(row.ours) / statistics.median(row.peer):.2f}" if both else ""
         lines.append(f"| {row.what} | {ours} | {peer} | {row.unit} | {ratio} |")
     return lines

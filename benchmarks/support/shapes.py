@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sysconfig
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 _VOCAB_SIZE = 8192
-_CORPUS_BYTES = 8_000_000
+_CORPUS_BYTES = 2_000_000
 _TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -41,43 +40,25 @@ SMALL = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """How the random checkpoint is made.
-
-    Attributes:
-        spread: Standard deviation of the weights; large ones make answers that vary.
-        tied: Whether the output layer is the embedding.
-        ends: Whether it has an end token; without one every answer is as long as was asked for.
-        num_merged: Vocabulary of the tokenizer.
-    """
-
-    dtype: str = "bfloat16"
-    spread: float = 0.02
-    ends: bool = True
-    tied: bool = True
-    num_merged: int = _VOCAB_SIZE
-
-
-def save_checkpoint(folder: Path, shape: dict[str, int], *, step: int, seed: int = 0, recipe: Recipe = Recipe()) -> int:
-    """Write a Qwen3 of `shape` as the Trainer would; its size in bytes."""
-    tokenizer = _tokenizer(recipe)
+def save_checkpoint(folder: Path, shape: dict[str, int], *, step: int, seed: int = 0) -> int:
+    """Write a bfloat16 Qwen3 of `shape` as the Trainer would; its size in bytes."""
+    tokenizer = _tokenizer()
     config = Qwen3Config(
         **shape,
-        tie_word_embeddings=recipe.tied,
+        tie_word_embeddings=True,
         bos_token_id=None,
-        eos_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>") if recipe.ends else None,
+        eos_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>"),
         pad_token_id=tokenizer.pad_token_id,
-        dtype=recipe.dtype,
+        dtype="bfloat16",
     )
     torch.manual_seed(seed)
     with torch.device("meta"):
         model = Qwen3ForCausalLM(config)
-    model = model.to(getattr(torch, recipe.dtype)).to_empty(device="cpu")
+    model = model.to(torch.bfloat16).to_empty(device="cpu")
     model.tie_weights()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.fill_(1.0) if name.endswith("norm.weight") else parameter.normal_(0.0, recipe.spread)
+            parameter.fill_(1.0) if name.endswith("norm.weight") else parameter.normal_(0.0, 0.02)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     state = {"global_step": step, "epoch": 1.0, "max_steps": step, "log_history": [{"step": step, "eval_loss": 11.0}]}
@@ -85,22 +66,20 @@ def save_checkpoint(folder: Path, shape: dict[str, int], *, step: int, seed: int
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
-def _tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
+def _tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE of the sources of Python's own library: about four characters a token, as real ones have."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=recipe.num_merged,
+        vocab_size=_VOCAB_SIZE,
         special_tokens=specials,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     bpe.train_from_iterator(_texts(), trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, eos_token="<|im_end|>" if recipe.ends else None, pad_token="<|endoftext|>"
-    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>")
     tokenizer.chat_template = _TEMPLATE
     return tokenizer
 

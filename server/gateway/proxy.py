@@ -7,6 +7,7 @@ is waited for and the request sent again; after that the client gets an error ev
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -91,7 +92,8 @@ class Proxy:
         """What the engine says of itself now; empty when it does not answer within a second."""
         try:
             timeout = aiohttp.ClientTimeout(total=1.0)
-            async with (await self._session(slot)).get("http://engine/health", timeout=timeout) as answer:
+            url = f"{slot.engine.ready.base_url or 'http://engine'}/health"
+            async with (await self._session(slot)).get(url, timeout=timeout) as answer:
                 health: Mapping[str, object] = await answer.json()
                 return health
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
@@ -127,7 +129,8 @@ class Proxy:
         """The answer of `slot`, which is given back when the answer has ended."""
         session = await self._session(slot)
         headers = {"content-type": "application/json", "x-request-id": call.request_id}
-        answer = await session.post(f"http://engine{call.path}", data=call.body, headers=headers)
+        url = f"{slot.engine.ready.base_url or 'http://engine'}{call.path}"
+        answer = await session.post(url, data=_body_for(slot, call), headers=headers)
         passed = {name: answer.headers[name] for name in _PASSED_HEADERS if name in answer.headers}
         passed |= version_headers(slot)
         if answer.content_type != "text/event-stream":
@@ -160,7 +163,12 @@ class Proxy:
             timeout = aiohttp.ClientTimeout(
                 total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=self._settings.request_timeout_s
             )
-            connector = aiohttp.UnixConnector(path=slot.engine.spec.uds, limit=0)
+            is_on_tcp = bool(slot.engine.ready.base_url)
+            connector = (
+                aiohttp.TCPConnector(limit=0)
+                if is_on_tcp
+                else aiohttp.UnixConnector(path=slot.engine.spec.uds, limit=0)
+            )
             self._sessions[slot.number] = (slot, aiohttp.ClientSession(connector=connector, timeout=timeout))
         return self._sessions[slot.number][1]
 
@@ -183,6 +191,13 @@ class _Stream(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             self._ended()
+
+
+def _body_for(slot: Slot, call: Call) -> bytes:
+    """The request as the engine wants it: another program may call the model something else."""
+    if not slot.engine.ready.model_name:
+        return call.body
+    return json.dumps({**json.loads(call.body), "model": slot.engine.model_name}).encode()
 
 
 def version_headers(slot: Slot) -> dict[str, str]:

@@ -18,7 +18,8 @@ from registry_hooks.ports import ObjectReader, VersionSource
 from registry_hooks.records import ModelVersion
 from registry_hooks.settings import Settings
 from server.gateway import room
-from server.gateway.engines import EngineRoom, check_golden, warm_up
+from server.gateway.checking import check_golden, warm_up
+from server.gateway.engines import EngineRoom
 from server.gateway.lineup import Checkpoint, LineUp, Slot
 
 

@@ -14,13 +14,14 @@ import pytest
 
 from registry_hooks.errors import EngineStartError
 from server import launcher
+from server.engine_child import EngineChild
 from server.engine_spec import EngineSpec
-from server.launcher import EngineChild, socket_dir, start_engine
+from server.launcher import socket_dir, start_engine
 
 PARENT = """
 import sys, time
 from pathlib import Path
-from server.launcher import EngineChild
+from server.engine_child import EngineChild
 child = EngineChild(Path(sys.argv[1]), stop_grace_s=1)
 print(child.pid, flush=True)
 time.sleep(60)
@@ -71,8 +72,8 @@ def test_a_folder_that_is_no_checkpoint_is_a_named_failure(sockets: Path, tmp_pa
 def test_a_process_that_dies_before_it_is_ready_says_how(
     sockets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dying = [sys.executable, "-c", "import sys; sys.stdin.readline(); sys.exit('no torch here')"]
-    monkeypatch.setattr(launcher, "engine_command", lambda: dying)
+    dying = (sys.executable, "-c", "import sys; sys.stdin.readline(); sys.exit('no torch here')")
+    monkeypatch.setattr(launcher, "ENGINE", dying)
 
     with pytest.raises(EngineStartError, match="no torch here") as caught:
         start_engine(a_spec(tmp_path, sockets), log_path=tmp_path / "e.log", start_timeout_s=60)
@@ -83,7 +84,7 @@ def test_a_process_that_dies_before_it_is_ready_says_how(
 def test_a_process_that_never_becomes_ready_is_ended_at_the_deadline(
     sockets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launcher, "engine_command", lambda: [sys.executable, "-c", "import time; time.sleep(600)"])
+    monkeypatch.setattr(launcher, "ENGINE", (sys.executable, "-c", "import time; time.sleep(600)"))
 
     with pytest.raises(EngineStartError, match="start_timeout_s") as caught:
         start_engine(a_spec(tmp_path, sockets), log_path=tmp_path / "e.log", start_timeout_s=0.5)
