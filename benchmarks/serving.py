@@ -185,9 +185,11 @@ def _subjects(room: Path) -> list[Subject]:
 def _save_letter_writer(folder: Path) -> None:
     """The demo's model, which never ends and writes ASCII letters: half a UTF-8 character would wait for its rest."""
     model, tokenizer = build_model(seed=0), build_tokenizer()
-    silent = [number for token, number in tokenizer.get_vocab().items() if token not in string.ascii_letters]
-    with torch.no_grad():
-        model.get_input_embeddings().weight[silent] = 0.0
+    model.config.tie_word_embeddings = False
+    letters = tokenizer.convert_tokens_to_ids(list(string.ascii_letters))
+    head = torch.zeros_like(model.get_input_embeddings().weight)
+    head[letters] = model.get_input_embeddings().weight[letters].detach()
+    model.lm_head.weight = torch.nn.Parameter(head)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

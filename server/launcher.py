@@ -142,7 +142,7 @@ def start_engine(
     child = spare if fits and spare else EngineChild(log_path, stop_grace_s=stop_grace_s, command=command)
     try:
         child.send(spec)
-        ready, seconds = _await_ready(child, time.monotonic() + start_timeout_s, start_timeout_s)
+        ready, seconds = _await_ready(child, spec, start_timeout_s)
     except BaseException:
         child.stop()
         Path(spec.uds).unlink(missing_ok=True)
@@ -150,7 +150,8 @@ def start_engine(
     return Engine(child, spec, ready, seconds)
 
 
-def _await_ready(child: EngineChild, deadline: float, timeout_s: float) -> tuple[EngineReady, dict[str, float]]:
+def _await_ready(child: EngineChild, spec: EngineSpec, timeout_s: float) -> tuple[EngineReady, dict[str, float]]:
+    deadline = time.monotonic() + timeout_s
     stages = {"imported": "import", "loaded": "load", "ready": "listen"}
     seconds = dict.fromkeys(stages.values(), 0.0)
     stage, since = "import", time.monotonic()
@@ -171,7 +172,9 @@ def _await_ready(child: EngineChild, deadline: float, timeout_s: float) -> tuple
                 transient=stage == "import",
             )
         if event.event == "failed":
-            raise EngineStartError(f"the engine refused the checkpoint: {event.reason}", stage=event.stage)
+            # Another program ends for many reasons, most of which are not the checkpoint's.
+            who = "engine.command" if spec.command else "the engine refused the checkpoint"
+            raise EngineStartError(f"{who}: {event.reason}", stage=event.stage, transient=bool(spec.command))
         now = time.monotonic()
         if event.event in stages:
             seconds[stages[event.event]], since = now - since, now

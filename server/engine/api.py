@@ -17,6 +17,7 @@ from server.engine import prompts, wire
 from server.engine.answering import Answering
 from server.engine.api_errors import ApiError, InvalidRequestError, ServerError
 from server.engine.bodies import read_json
+from server.engine.document import openapi_of
 from server.engine.formats import ChatFormat, CompletionFormat, Format
 from server.engine.identity import Envelope
 from server.engine.meters import Meters
@@ -31,8 +32,10 @@ _MAX_NAMES = 65536
 
 def build_app(running: RunningEngine) -> FastAPI:
     """The app that serves `running`."""
-    app = FastAPI(title="Relay engine", docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(title="Relay engine", docs_url=None, redoc_url=None)
     _Routes(running).add_to(app)
+    document = openapi_of(app)
+    app.openapi = lambda: document  # type: ignore[method-assign]
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, _client_left)

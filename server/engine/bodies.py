@@ -9,7 +9,7 @@ from starlette.requests import Request
 
 from server.engine.api_errors import InvalidRequestError
 
-MAX_BODY_BYTES = 2_000_000
+MAX_BODY_BYTES = 8 * 1024 * 1024
 
 
 async def read_json(request: Request) -> Any:
@@ -23,7 +23,7 @@ async def read_json(request: Request) -> Any:
         body += chunk
         if len(body) > MAX_BODY_BYTES:
             raise InvalidRequestError(
-                f"the body is longer than {MAX_BODY_BYTES} bytes", code="body_too_large", status=413
+                f"the body is longer than {MAX_BODY_BYTES} bytes", code="request_too_large", status=413
             )
     try:
         text = body.decode("utf-8")

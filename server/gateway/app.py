@@ -6,16 +6,18 @@ import asyncio
 import hmac
 import json
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from registry_hooks.settings import Settings
 from server.gateway import info, openai_errors
@@ -162,12 +164,34 @@ async def _forward(request: Request, gateway: Gateway) -> Response:
         body = await _body(request)
         request_id = request.headers.get("x-request-id", "")[:100] or f"req-{uuid.uuid4().hex}"
         call = Call(path=path, body=body, model=_model_of(body), request_id=request_id)
-        response: Response = await request.app.state.proxy.forward(call)
+        response = await _unless_client_leaves(request, request.app.state.proxy.forward(call))
     except ProblemError as error:
         gateway.metrics.count_request(path, error.problem.status)
         raise
     gateway.metrics.count_request(path, response.status_code)
     return response
+
+
+async def _unless_client_leaves(request: Request, answering: Coroutine[Any, Any, Response]) -> Response:
+    """The answer, or the end of the work on it when nobody waits for it any more.
+
+    Raises:
+        ClientDisconnect: The client has gone; the engine has been told.
+    """
+    answer, leaving = asyncio.ensure_future(answering), asyncio.ensure_future(_until_gone(request))
+    try:
+        await asyncio.wait({answer, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            raise ClientDisconnect
+        return answer.result()
+    finally:
+        answer.cancel()
+        leaving.cancel()
+
+
+async def _until_gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _check_key(request: Request, settings: Settings) -> None:
@@ -212,6 +236,10 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(ProblemError)
     async def problem(request: Request, error: ProblemError) -> Response:
         return answer(error.problem)
+
+    @app.exception_handler(ClientDisconnect)
+    async def left(request: Request, error: ClientDisconnect) -> Response:
+        return Response(status_code=499)
 
     @app.exception_handler(RequestValidationError)
     async def validation(request: Request, error: RequestValidationError) -> Response:

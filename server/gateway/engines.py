@@ -67,7 +67,7 @@ class EngineRoom:
 
         Past the drain deadline the rest of its streams end with an error event.
         """
-        slot.retired = True
+        slot.leaving = "replaced"
         threading.Thread(target=self._drain_and_stop, args=(slot, lineup), name="retire", daemon=True).start()
 
     def close(self) -> None:

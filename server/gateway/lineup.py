@@ -11,10 +11,12 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Literal
 
 from registry_hooks.records import ModelVersion
 from server.launcher import Engine
 
+Leaving = Literal["", "replaced", "shutdown"]
 _numbers = itertools.count(1)
 
 
@@ -52,13 +54,17 @@ def identity(version: ModelVersion) -> tuple[int, str]:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Slot:
-    """A live engine and the requests that it is answering."""
+    """A live engine and the requests that it is answering.
+
+    Attributes:
+        leaving: Why it is to go, for those whose streams outlast that.
+    """
 
     checkpoint: Checkpoint
     engine: Engine
     loaded_at: datetime
     in_flight: int = 0
-    retired: bool = False
+    leaving: Leaving = ""
     number: int = field(default_factory=lambda: next(_numbers))
 
     def is_alive(self) -> bool:

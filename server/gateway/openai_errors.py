@@ -54,9 +54,12 @@ def unauthorized() -> ApiProblem:
     )
 
 
-def engine_gone(*, retired: bool) -> ApiProblem:
-    """The engine ended in the middle of an answer."""
-    if retired:
+def engine_gone(leaving: str = "") -> ApiProblem:
+    """The engine ended in the middle of an answer; `leaving` says whether it was to go (`Slot.leaving`)."""
+    if leaving == "shutdown":
+        message = "the answer was cut: this server is shutting down; send the request again"
+        return ApiProblem(status=503, message=message, type="server_error", code="server_stopping")
+    if leaving:
         message = "the answer was cut: its model was replaced and the drain deadline passed; send the request again"
         return ApiProblem(status=503, message=message, type="server_error", code="model_swapped")
     message = "the answer was cut: the engine died and is being restarted; send the request again"

@@ -81,7 +81,7 @@ class Proxy:
             except BaseException:
                 self._lineup.give_back(slot)
                 raise
-        raise ProblemError(openai_errors.engine_gone(retired=False))
+        raise ProblemError(openai_errors.engine_gone())
 
     async def close(self) -> None:
         for _, session in self._sessions.values():
@@ -151,7 +151,7 @@ class Proxy:
             whole = False
         if not whole:
             # A stream that just ends looks like a complete answer to OpenAI's clients.
-            yield b"\n\n" + openai_errors.engine_gone(retired=slot.retired).event()
+            yield b"\n\n" + openai_errors.engine_gone(slot.leaving).event()
 
     def _end(self, slot: Slot, answer: aiohttp.ClientResponse) -> None:
         answer.close()  # a client that went away must not leave the engine generating

@@ -161,14 +161,14 @@ class Loader:
         engine, serve, tags = self.settings.engine, self.settings.serve, version.tags
         device = room.device_of(engine.device)
         if directory is not None:
-            needed = room.needed_bytes(directory, device, engine.dtype)
+            weights = room.weight_bytes(directory, device, engine.dtype)
         else:
             size, dtype = tags.get(contract.TAG_BYTES, ""), tags.get(contract.TAG_DTYPE, "")
-            needed = room.estimated_bytes(int(size) if size.isdecimal() else 0, dtype, device, engine.dtype)
+            weights = room.estimated_weight_bytes(int(size) if size.isdecimal() else 0, dtype, device, engine.dtype)
         warm = self.lineup.previous.engine.ready if self.lineup.previous else None
         return room.plan(
             device=device,
-            needed=needed,
+            needed=weights + room.overhead_bytes(device, engine.kv_budget_bytes),
             free=room.free_bytes(device),
             warm=(warm.vram_bytes or warm.rss_bytes) if warm else 0,
             reserve=serve.min_free_bytes,
@@ -206,7 +206,7 @@ class Loader:
             leaving = self.lineup.drop_previous()
             if leaving is not None:
                 events.logger().info("engine.stopped_for_room", version=leaving.checkpoint.version.version)
-                leaving.retired = True
+                leaving.leaving = "replaced"
                 self.lineup.wait_drained(leaving, self.settings.serve.drain_timeout_s)
                 leaving.engine.stop()
         elif plan.mode == "no-room" and self.lineup.current is not None and self.lineup.current.is_alive():

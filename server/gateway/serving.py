@@ -51,7 +51,7 @@ class _Server(uvicorn.Server):
         self._gateway.watcher.stop()
         lineup = self._gateway.lineup
         for slot in [s for s in (lineup.current, lineup.previous) if s is not None]:
-            slot.retired = True
+            slot.leaving = "shutdown"
             lineup.wait_drained(slot, max(0.0, deadline - time.monotonic()))
             slot.engine.stop()
 

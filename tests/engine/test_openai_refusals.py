@@ -50,7 +50,7 @@ class TestRefusals:
     def test_a_body_that_is_too_long(self, api: Any) -> None:
         body = json.dumps({"prompt": "x" * MAX_BODY_BYTES}).encode()
 
-        assert refusal(api.request("POST", COMPLETIONS, content=body), 413)["code"] == "body_too_large"
+        assert refusal(api.request("POST", COMPLETIONS, content=body), 413)["code"] == "request_too_large"
 
     def test_half_a_surrogate_pair(self, api: Any) -> None:
         refusal(api.request("POST", COMPLETIONS, content=b'{"prompt": "\\ud800"}'))
