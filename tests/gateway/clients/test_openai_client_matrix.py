@@ -1,4 +1,4 @@
-"""What people do with the `openai` package, against a real engine process."""
+"""What people do with the `openai` package, against a real gateway process."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ GREEDY: dict[str, Any] = {"model": MODEL, "messages": TURN, "temperature": 0, "m
 
 
 @pytest.fixture(scope="module")
-def client(engine_url: str) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=engine_url, api_key="none", max_retries=0, timeout=60) as client:
+def client(api_url: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=api_url, api_key="none", max_retries=0, timeout=60) as client:
         yield client
 
 
 def test_models_are_listed_and_found_by_name(client: openai.OpenAI) -> None:
     listed = client.models.list().data
 
-    assert [card.id for card in listed] == [MODEL]
+    assert [card.id for card in listed] == [MODEL, f"{MODEL}@Production", f"{MODEL}/1"]
     assert client.models.retrieve(MODEL).object == "model"
 
 
