@@ -28,12 +28,18 @@ TAG_NONFINITE = "relay.nonfinite_metrics"
 # Tags on a model version that change during its life.
 TAG_STATE = "relay.state"
 TAG_REASON = "relay.reason"
+TAG_JUDGED = "relay.judged"
 TAG_REFUSED_PREFIX = "relay.refused."
+# What `TAG_STATE` may say. "Promoted" is what the alias says.
+STATE_ADMITTED = "admitted"
+STATE_REJECTED = "rejected"
+STATE_QUARANTINED = "quarantined"
 
 # Tags on the registered model.
 TAG_SERVER_PREFIX = "relay.server."
 TAG_HOLD = "relay.hold"
 TAG_FREEZE = "relay.freeze"
+TAG_JUDGED_THROUGH = "relay.judged_through"
 
 # Tag on the training run that `relay publish` makes when the Trainer made none.
 TAG_TRAINING_KEY = "relay.training_key"

@@ -17,6 +17,7 @@ class _Model:
     versions: dict[int, ModelVersion] = field(default_factory=dict)
     aliases: dict[str, int] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
+    num_made: int = 0  # MLflow never uses a number again
 
 
 @dataclass(slots=True)
@@ -239,7 +240,7 @@ class MemoryRegistry:
         self, name: str, *, run_id: str, model_id: str | None, artifact_uri: str, status: str, tags: dict[str, str]
     ) -> ModelVersion:
         model = self._models.setdefault(name, _Model())
-        number = max(model.versions, default=0) + 1
+        number = model.num_made = model.num_made + 1
         version = ModelVersion(
             name=name,
             version=number,

@@ -25,6 +25,7 @@ from registry_hooks.mlflow_registry import (
     metric_entries,
     milliseconds,
     pairs,
+    quoted,
 )
 from registry_hooks.mlflow_rest import ALREADY_EXISTS
 from registry_hooks.records import CheckpointDraft, DraftPlace, ModelVersion
@@ -61,7 +62,7 @@ class MlflowCatalog:
         """The newest version whose manifest has that digest, if there is one."""
         answer = self._rest.get(
             "/model-versions/search",
-            filter=f"name = {_quoted(name)} AND {_tag_is(contract.TAG_MANIFEST, digest)}",
+            filter=f"name = {quoted(name)} AND {_tag_is(contract.TAG_MANIFEST, digest)}",
             max_results="1",
             order_by="version_number DESC",
         )
@@ -238,13 +239,4 @@ def _source_tags() -> dict[str, str]:
 
 
 def _tag_is(key: str, value: str) -> str:
-    return f"tags.`{key}` = {_quoted(value)}"
-
-
-def _quoted(text: str) -> str:
-    """A string of MLflow's filter language, which has no escapes: it takes the quote that the text has not."""
-    if "'" not in text:
-        return f"'{text}'"
-    if '"' not in text:
-        return f'"{text}"'
-    raise UserError(f"{text!r} holds both kinds of quotes, which MLflow cannot search for: choose another name")
+    return f"tags.`{key}` = {quoted(value)}"

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from registry_hooks.errors import UnknownModelError
+from registry_hooks.errors import UnknownModelError, UserError
 from registry_hooks.mlflow_rest import ALREADY_EXISTS, DOES_NOT_EXIST, INVALID_VALUE, MlflowRest
 from registry_hooks.records import ModelVersion, RunRecord
 
@@ -224,6 +224,15 @@ def milliseconds(moment: datetime) -> int:
     return round(moment.timestamp() * 1000)
 
 
+def quoted(text: str) -> str:
+    """A string of MLflow's filter language, which has no escapes: it takes the quote that the text has not."""
+    if "'" not in text:
+        return f"'{text}'"
+    if '"' not in text:
+        return f'"{text}"'
+    raise UserError(f"{text!r} holds both kinds of quotes, which MLflow cannot search for: choose another name")
+
+
 def _no_such_alias(code: str, message: str) -> bool:
     return code == INVALID_VALUE and "alias" in message.lower() and "not found" in message.lower()
 
@@ -256,7 +265,9 @@ def _record_of(experiment: str, run: Mapping[str, Any]) -> RunRecord:
         params=_mapping(data.get("params", ())),
         metrics=_metrics_of(run),
         tags=_mapping(data.get("tags", ())),
-        failed=info.get("status") == "FAILED",
+        failed=info.get("status") in ("FAILED", "KILLED"),
+        is_open=info.get("status") in ("RUNNING", "SCHEDULED"),
+        run_id=str(info.get("run_id", "")),
         started_at=_moment(info.get("start_time")),
         ended_at=_moment(info.get("end_time")),
     )

@@ -70,6 +70,40 @@ class ModelOverview(Protocol):
         """The newest runs of an experiment, newest first; empty when there is no such experiment."""
 
 
+class VersionBook(Protocol):
+    """What the promoter needs of versions and aliases, beside what servers read."""
+
+    def versions_after(self, name: str, version: int) -> Sequence[ModelVersion]:
+        """All versions with a higher number, lowest first.
+
+        Raises:
+            UnknownModelError: There is no registered model `name`.
+        """
+
+    def versions_tagged(self, name: str, key: str, value: str) -> Sequence[ModelVersion]:
+        """All versions whose tag `key` is `value`, lowest number first; empty also when there is no such model."""
+
+    def set_alias(self, name: str, alias: str, version: int | None) -> None:
+        """Point an alias at a version; None removes it, also when it was not there.
+
+        Raises:
+            UnknownModelError: There is no such version.
+        """
+
+    def describe_version(self, name: str, version: int, markdown: str) -> None:
+        """Replace the description of a version, which MLflow's UI renders."""
+
+
+class IntentLog(Protocol):
+    """Runs that are opened before something is done, and closed after it."""
+
+    def open_run(self, record: RunRecord) -> str:
+        """Write a run that is RUNNING, making its experiment if need be; the run's id."""
+
+    def close_run(self, run_id: str, *, failed: bool, because: str) -> None:
+        """End it: FINISHED, or KILLED when it `failed`; `because` is added as its reason."""
+
+
 class CheckpointCatalog(Protocol):
     """What the publisher needs of the registry. A version appears last, whole or not at all."""
 

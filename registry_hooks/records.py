@@ -106,7 +106,13 @@ class DraftPlace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
-    """A finished run that tells of one event: a deployment, later a decision."""
+    """A run that tells of one event: a deployment, or a decision of the promoter.
+
+    Attributes:
+        is_open: Whether it is still RUNNING: what it tells of is intended, not done.
+        failed: Whether it ended as FAILED or KILLED.
+        run_id: Given by the registry.
+    """
 
     experiment: str
     run_name: str
@@ -116,6 +122,8 @@ class RunRecord:
     failed: bool = False
     started_at: datetime | None = None
     ended_at: datetime | None = None
+    is_open: bool = False
+    run_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""Which version `Production` names, and why: admission, the rule, the promoter, and what a person does by hand."""

@@ -1,0 +1,193 @@
+"""Carries out a step of the promoter, so that a crash at any point leaves something that the next start can settle."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from pipeline.promotion import ledger, standing
+from pipeline.promotion.ledger import Entry
+from pipeline.promotion.standing import Book, Registry, Standing
+from pipeline.promotion.stepping import Admission, GoBack, NoteMove, PromoteFirst, Settle
+from registry_hooks import contract, events
+from registry_hooks.errors import RelayError, UnknownModelError
+from registry_hooks.records import ModelVersion
+
+
+class SupersededError(RelayError):
+    """The registry changed while a decision was made: nothing was moved, and it is looked at anew."""
+
+    transient = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """What came of comparing candidates with the incumbent.
+
+    Attributes:
+        kind: `promote`, `keep`, `inconclusive` or `error`.
+        winner: The version to promote; None unless `kind` is `promote`.
+        stories: Markdown for the description of each version that was judged, and its reason in one sentence.
+        rejected: Of those, the ones that can never compete again, with the reason.
+        numbers: What was measured.
+    """
+
+    kind: str
+    because: str
+    winner: int | None = None
+    stories: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+    rejected: Mapping[int, str] = field(default_factory=dict)
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    policy: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hands:
+    """Writes what was decided into the registry."""
+
+    registry: Registry
+    book: Book
+    name: str
+    alias: str
+
+    def settle(self, step: Settle) -> None:
+        """Close an intent that a crash left open."""
+        self.book.close_run(step.run_id, failed=not step.adopt, because=step.because)
+        events.logger().warning("decision.settled", target=step.target, adopted=step.adopt)
+
+    def note_move(self, step: NoteMove, *, now: datetime) -> None:
+        """Write down that somebody moved the alias; the hold first, so that a crash in between loses nothing."""
+        if step.holds:
+            value = standing.told(who=ledger.PERSON, why=step.because, since=now)
+            self.registry.set_model_tag(self.name, contract.TAG_HOLD, value)
+        else:
+            self.registry.set_model_tag(self.name, contract.TAG_HOLD, None)
+        entry = Entry(
+            kind=ledger.MANUAL,
+            because=step.because,
+            target=step.target,
+            previous=step.previous,
+            by=ledger.PERSON,
+            at=now,
+        )
+        run_id = self._record(entry)
+        if step.target is not None:
+            self.write_verdict(step.target, run_id, f"**Promoted by hand**: {step.because}.", step.because)
+        events.logger().info("alias.moved_by_hand", target=step.target, previous=step.previous, holds=step.holds)
+
+    def admit(self, step: Admission) -> None:
+        """Write each version's state; the newest that was admitted becomes the candidate."""
+        for verdict in step.verdicts:
+            number = verdict.version.version
+            self._tag(number, contract.TAG_REASON, verdict.because)
+            self._tag(number, contract.TAG_STATE, verdict.state)
+            if verdict.state != contract.STATE_ADMITTED:
+                self._describe(number, f"**{verdict.state.capitalize()}**: {verdict.because}.")
+            events.logger().info("version.seen", version=number, state=verdict.state, because=verdict.because)
+        admitted = [v.version.version for v in step.verdicts if v.state == contract.STATE_ADMITTED]
+        if admitted:
+            with contextlib.suppress(UnknownModelError):  # deleted since
+                self.book.set_alias(self.name, contract.ALIAS_CANDIDATE, max(admitted))
+
+    def promote_first(self, step: PromoteFirst, seen: Standing, *, now: datetime) -> None:
+        """Point the alias at the very first version."""
+        entry = Entry(kind=ledger.PROMOTE, because=step.because, target=step.version.version, at=now)
+        run_id = self.move(entry, seen)
+        story = f"**Promoted**: {step.because}."
+        self.write_verdict(step.version.version, run_id, story, step.because)
+
+    def go_back(self, step: GoBack, seen: Standing, *, now: datetime) -> None:
+        """Quarantine what a server refused, and point the alias at what was good before."""
+        bad = step.version
+        self.bar(bad, step.because)
+        if step.target is not None:
+            because = f"{step.because}; back to version {step.target}"
+            entry = Entry(kind=ledger.ROLLBACK, because=because, target=step.target, previous=bad.version, at=now)
+            self.move(entry, seen, keep_last_good=True)
+
+    def bar(self, version: ModelVersion, because: str) -> list[int]:
+        """Quarantine a version and all with the same files; their numbers."""
+        digest = version.digest
+        twins = self.book.versions_tagged(self.name, contract.TAG_MANIFEST, digest) if digest else ()
+        numbers = sorted({version.version, *(twin.version for twin in twins)})
+        for number in numbers:
+            self._tag(number, contract.TAG_REASON, because)
+            self._tag(number, contract.TAG_STATE, contract.STATE_QUARANTINED)
+            self._describe(number, f"**Quarantined**: {because}.")
+        events.logger().error("version.quarantined", versions=numbers, because=because)
+        return numbers
+
+    def conclude(self, judgement: Judgement, seen: Standing, *, now: datetime) -> None:
+        """Write a decision down; of a promotion the intent comes first and the commit last."""
+        entry = Entry(
+            kind=judgement.kind,
+            because=judgement.because,
+            target=judgement.winner,
+            previous=seen.production if judgement.winner is not None else None,
+            policy=judgement.policy,
+            numbers=judgement.numbers,
+            at=now,
+        )
+        run_id = self.move(entry, seen) if judgement.winner is not None else self._record(entry)
+        events.logger().info("decision.made", kind=judgement.kind, winner=judgement.winner, because=judgement.because)
+        for number, (story, reason) in judgement.stories.items():
+            self.write_verdict(number, run_id, story, reason)
+        for number, reason in judgement.rejected.items():
+            self._tag(number, contract.TAG_REASON, reason)
+            self._tag(number, contract.TAG_STATE, contract.STATE_REJECTED)
+
+    def move(self, entry: Entry, seen: Standing, *, keep_last_good: bool = False) -> str:
+        """Intent, alias, commit; the decision's run.
+
+        Raises:
+            SupersededError: The alias, a hold or a freeze changed since `seen`; nothing was moved.
+        """
+        self._check_unchanged(entry, seen)
+        run_id = self.book.open_run(ledger.to_run(self.name, entry))
+        try:
+            self._check_unchanged(entry, seen)
+            if not keep_last_good and seen.production is not None:
+                self.book.set_alias(self.name, contract.ALIAS_LAST_GOOD, seen.production)
+            self.book.set_alias(self.name, self.alias, entry.target)
+        except (SupersededError, UnknownModelError) as error:
+            self.book.close_run(run_id, failed=True, because=f"{entry.because} (void: {error})")
+            raise SupersededError(str(error)) from error
+        self.book.close_run(run_id, failed=False, because=entry.because)
+        events.logger().info("alias.moved", kind=entry.kind, target=entry.target, previous=entry.previous)
+        return run_id
+
+    def write_verdict(self, number: int, run_id: str, story: str, reason: str) -> None:
+        """Say on a version why it was, or was not, promoted."""
+        self._describe(number, story)
+        self._tag(number, contract.TAG_REASON, reason)
+        self._tag(number, contract.TAG_JUDGED, run_id)
+
+    def note_judged_through(self, seen: Standing) -> None:
+        """Remember up to which version all are judged, so that thousands need not be read again."""
+        through = min((version.version - 1 for version in seen.unjudged), default=seen.newest)
+        if through > seen.judged_through:
+            self.registry.set_model_tag(self.name, contract.TAG_JUDGED_THROUGH, str(through))
+
+    def _record(self, entry: Entry) -> str:
+        return self.registry.record_run(ledger.to_run(self.name, entry))
+
+    def _check_unchanged(self, entry: Entry, seen: Standing) -> None:
+        """The last look before a write: there is no compare-and-set, so the window is one round trip."""
+        now = self.registry.aliases(self.name).get(self.alias)
+        if now != seen.production:
+            raise SupersededError(f"{self.alias} names version {now} by now and named {seen.production}")
+        tags = self.registry.model_tags(self.name)
+        if contract.TAG_HOLD in tags and seen.hold is None:
+            raise SupersededError("a hold was set meanwhile")
+        if contract.TAG_FREEZE in tags and seen.freeze is None and entry.kind == ledger.PROMOTE:
+            raise SupersededError("a freeze was set meanwhile")
+
+    def _tag(self, number: int, key: str, value: str) -> None:
+        with contextlib.suppress(UnknownModelError):  # deleted since: there is nothing to say of it
+            self.registry.set_version_tag(self.name, number, key, value)
+
+    def _describe(self, number: int, markdown: str) -> None:
+        with contextlib.suppress(UnknownModelError):
+            self.book.describe_version(self.name, number, markdown)

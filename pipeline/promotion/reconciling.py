@@ -1,0 +1,158 @@
+"""One pass of the promoter: read, say what is next, do it, again until there is nothing to do.
+
+Level-triggered: what to do follows from what the registry says now, never from what was done before. A pass may be
+repeated, killed at any point, or run while somebody moves aliases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from pipeline.promotion import ledger, standing
+from pipeline.promotion.acting import Hands, Judgement, SupersededError
+from pipeline.promotion.standing import Standing
+from pipeline.promotion.stepping import Admission, GoBack, Judge, NoteMove, PromoteFirst, Rest, Settle, Step, next_step
+from registry_hooks import events
+from registry_hooks.records import ModelVersion
+
+# More than a crash, a move, an admission, a rollback and some decisions need; beyond that something goes in circles.
+MAX_STEPS = 25
+
+
+class JudgeOfVersions(Protocol):
+    """Compares versions; the promoter does not care how."""
+
+    def judge(self, incumbent: ModelVersion, candidates: Sequence[ModelVersion]) -> Judgement:
+        """What came of it. Every candidate has a story, unless the kind is `error`: then all of them wait on.
+
+        Raises:
+            RelayError: Registry or store are away.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a pass did, and where it ended.
+
+    Attributes:
+        done: One sentence per step that changed something.
+        alerts: What a person should look at.
+    """
+
+    done: Sequence[str]
+    resting: str
+    alerts: Sequence[str]
+
+
+@dataclass(slots=True, kw_only=True)
+class Promoter:
+    """Passes over one registered model. One at a time."""
+
+    hands: Hands
+    judge: JudgeOfVersions
+    clock: Callable[[], datetime]
+    _last_error: tuple[str, tuple[int, ...]] | None = field(default=None, init=False)
+
+    def reconcile(self) -> Outcome:
+        """Do all that is to be done now.
+
+        Raises:
+            UnknownModelError: There is no such registered model.
+            RegistryUnavailableError: The registry does not answer; what was begun is settled by the next pass.
+        """
+        done: list[str] = []
+        for _ in range(MAX_STEPS):
+            seen = self.look()
+            step = next_step(seen)
+            if isinstance(step, Rest):
+                self.hands.note_judged_through(seen)
+                return Outcome(done=done, resting=step.because, alerts=alerts(seen))
+            try:
+                because, go_on = self._act(step, seen)
+            except SupersededError as error:
+                events.logger().info("decision.superseded", because=str(error))
+                continue
+            done.append(because)
+            if not go_on:
+                return Outcome(done=done, resting=because, alerts=alerts(seen))
+        events.logger().error("promoter.in_circles", done=done[-3:])
+        circling = "it went in circles and stopped; see its log"
+        return Outcome(done=done, resting=circling, alerts=(circling,))
+
+    def look(self) -> Standing:
+        """What the registry says now."""
+        return standing.read(self.hands.registry, self.hands.book, self.hands.name, self.hands.alias)
+
+    def _act(self, step: Step, seen: Standing) -> tuple[str, bool]:
+        """Do it; what was done, and whether to go on."""
+        now = self.clock()
+        match step:
+            case Settle():
+                self.hands.settle(step)
+            case NoteMove():
+                self.hands.note_move(step, now=now)
+            case Admission():
+                self.hands.admit(step)
+                return _told(step), True
+            case PromoteFirst():
+                self.hands.promote_first(step, seen, now=now)
+            case GoBack():
+                self.hands.go_back(step, seen, now=now)
+            case Judge():
+                return self._judge(step, seen, now)
+            case Rest():
+                pass
+        return step.because, True
+
+    def _judge(self, step: Judge, seen: Standing, now: datetime) -> tuple[str, bool]:
+        judgement = self.judge.judge(step.incumbent, step.candidates)
+        if judgement.kind != ledger.ERROR:
+            self._last_error = None
+            self.hands.conclude(judgement, seen, now=now)
+            return f"{judgement.kind}: {judgement.because}", True
+        # The same trouble with the same versions is written down once, however often it is met.
+        trouble = (judgement.because, tuple(version.version for version in step.candidates))
+        if trouble != self._last_error or judgement.rejected:
+            self.hands.conclude(judgement, seen, now=now)
+            self._last_error = trouble
+        return f"{judgement.kind}: {judgement.because}", bool(judgement.rejected)
+
+
+def alerts(seen: Standing) -> list[str]:
+    """What a person should look at."""
+    only = f"servers and the promoter follow {seen.alias!r} only"
+    found = [f"there is an alias {other!r}; {only}" for other in seen.look_alikes]
+    if seen.incumbent is not None:
+        refused = standing.refusals(seen.incumbent)
+        found += [f"server {server} refuses version {seen.production}: {why}" for server, why in refused.items()]
+    return found
+
+
+def describe(step: Step) -> str:
+    """What a step would do, for a dry run."""
+    match step:
+        case Settle():
+            return f"settle an interrupted decision: {step.because}"
+        case NoteMove():
+            return f"write down: {step.because}" + ("; and hold" if step.holds else "; and release the hold")
+        case Admission():
+            return _told(step)
+        case PromoteFirst():
+            return f"promote version {step.version.version}: {step.because}"
+        case GoBack():
+            back = "stay" if step.target is None else f"go back to version {step.target}"
+            return f"{back}: {step.because}"
+        case Judge():
+            numbers = ", ".join(str(version.version) for version in step.candidates)
+            return f"compare version {step.incumbent.version}, in production, with {numbers}"
+        case Rest():
+            return f"nothing: {step.because}"
+
+
+def _told(step: Admission) -> str:
+    return "; ".join(f"version {v.version.version} {v.state}: {v.because}" for v in step.verdicts[:5]) + (
+        f"; and {len(step.verdicts) - 5} more" if len(step.verdicts) > 5 else ""
+    )

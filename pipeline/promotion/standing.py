@@ -1,0 +1,161 @@
+"""What the registry says about a model at one moment: all that the promoter knows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from pipeline.promotion import ledger
+from pipeline.promotion.ledger import Entry
+from registry_hooks import contract
+from registry_hooks.errors import UnknownModelError
+from registry_hooks.ports import IntentLog, ModelOverview, ReportSink, VersionBook, VersionSource
+from registry_hooks.records import ModelVersion
+
+# How far back the last move is looked for: many KEEPs may have followed it.
+_MAX_ENTRIES = 1000
+
+
+class Registry(VersionSource, ReportSink, ModelOverview, Protocol):
+    """What the promoter reads, and reports to, as servers do."""
+
+
+class Book(VersionBook, IntentLog, Protocol):
+    """What only the promoter needs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """The registry at one moment.
+
+    Attributes:
+        production: The version that the alias names; None when it names none.
+        incumbent: That version; None also when it was deleted.
+        intent: A decision that was begun and not committed; None when there is none.
+        last_move: The last committed move of the alias.
+        last_choice: The version that the promoter itself promoted last.
+        hold, freeze: Why no automatic move, or no automatic promotion, may happen; None when it may.
+        unjudged: Versions that no decision has looked at yet, lowest number first.
+        twins: For new versions with the same files as an earlier one, that one.
+        quarantined: Digests that must not come back by themselves, with the version that they were seen in.
+        barred: The versions of those digests.
+        judged_through: No version up to this number is unjudged.
+        newest: The highest number of a version.
+    """
+
+    name: str
+    alias: str
+    aliases: Mapping[str, int]
+    incumbent: ModelVersion | None
+    intent: Entry | None
+    last_move: Entry | None
+    last_choice: int | None
+    hold: str | None
+    freeze: str | None
+    unjudged: Sequence[ModelVersion]
+    twins: Mapping[int, int]
+    quarantined: Mapping[str, int]
+    barred: frozenset[int]
+    judged_through: int
+    newest: int
+
+    @property
+    def production(self) -> int | None:
+        return self.aliases.get(self.alias)
+
+    @property
+    def look_alikes(self) -> list[str]:
+        """Aliases that somebody may have set in place of the right one."""
+        return contract.look_alikes(self.aliases, self.alias)
+
+
+def read(registry: Registry, book: Book, name: str, alias: str) -> Standing:
+    """Read it.
+
+    Raises:
+        UnknownModelError: There is no such registered model.
+        RegistryUnavailableError: The registry does not answer.
+    """
+    tags = registry.model_tags(name)
+    aliases = registry.aliases(name)
+    entries = _entries(registry, name)
+    through = tags.get(contract.TAG_JUDGED_THROUGH, "")
+    judged_through = int(through) if through.isdecimal() else 0
+    versions = book.versions_after(name, judged_through)
+    unjudged = [version for version in versions if not is_judged(version)]
+    quarantined = book.versions_tagged(name, contract.TAG_STATE, contract.STATE_QUARANTINED)
+    return Standing(
+        name=name,
+        alias=alias,
+        aliases=aliases,
+        incumbent=_version(registry, name, aliases.get(alias)),
+        intent=next((entry for entry in reversed(entries) if entry.is_open), None),
+        last_move=next((entry for entry in entries if entry.is_move), None),
+        last_choice=next((entry.target for entry in entries if _is_own_choice(entry)), None),
+        hold=_told(tags.get(contract.TAG_HOLD)),
+        freeze=_told(tags.get(contract.TAG_FREEZE)),
+        unjudged=unjudged,
+        twins={version.version: twin for version in unjudged if (twin := _earlier_twin(book, version)) is not None},
+        quarantined={version.digest: version.version for version in quarantined if version.digest},
+        barred=frozenset(version.version for version in quarantined),
+        judged_through=judged_through,
+        newest=max((version.version for version in versions), default=judged_through),
+    )
+
+
+def is_judged(version: ModelVersion) -> bool:
+    """Whether a verdict stands on record for it."""
+    tags = version.tags
+    is_out = tags.get(contract.TAG_STATE) in (contract.STATE_REJECTED, contract.STATE_QUARANTINED)
+    return is_out or contract.TAG_JUDGED in tags
+
+
+def refusals(version: ModelVersion) -> dict[str, str]:
+    """Which servers refused it, and why."""
+    prefix = contract.TAG_REFUSED_PREFIX
+    return {key.removeprefix(prefix): text for key, text in version.tags.items() if key.startswith(prefix)}
+
+
+def told(*, who: str, why: str, since: datetime) -> str:
+    """The value of a hold or a freeze."""
+    return json.dumps({"who": who, "why": why, "since": since.isoformat(timespec="seconds")})
+
+
+def _told(value: str | None) -> str | None:
+    """A hold or freeze as a sentence; a person may have written anything."""
+    if value is None:
+        return None
+    try:
+        document = json.loads(value)
+        return f"{document['why']} ({document['who']}, {document['since']})"
+    except (ValueError, KeyError, TypeError):
+        return value.strip() or "no reason given"
+
+
+def _entries(registry: Registry, name: str) -> list[Entry]:
+    """Newest first."""
+    runs = registry.latest_runs(contract.decisions_experiment(name), _MAX_ENTRIES)
+    return [ledger.from_run(run) for run in runs]
+
+
+def _is_own_choice(entry: Entry) -> bool:
+    return entry.is_move and entry.is_automatic and entry.kind == ledger.PROMOTE
+
+
+def _earlier_twin(book: Book, version: ModelVersion) -> int | None:
+    if contract.TAG_STATE in version.tags or version.digest is None:
+        return None
+    twins = book.versions_tagged(version.name, contract.TAG_MANIFEST, version.digest)
+    return next((twin.version for twin in twins if twin.version < version.version), None)
+
+
+def _version(registry: Registry, name: str, number: int | None) -> ModelVersion | None:
+    if number is None:
+        return None
+    try:
+        return registry.get_version(name, number)
+    except UnknownModelError:
+        return None

@@ -1,0 +1,183 @@
+"""The next thing to do, from what the registry says. Pure: the same standing always gives the same step.
+
+Strongest first: an intent that was left open, a person's move, a server's refusal, a hold, a freeze, the rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.promotion.standing import Standing, refusals
+from registry_hooks import contract
+from registry_hooks.records import ModelVersion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settle:
+    """An intent was left open by a crash: `adopt` it when the alias names its target, else it is void."""
+
+    run_id: str
+    target: int | None
+    adopt: bool
+    because: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoteMove:
+    """Somebody moved the alias: write that down; `holds` says whether automation stops until it is released."""
+
+    target: int | None
+    previous: int | None
+    holds: bool
+    because: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Whether a version may compete: `state` is `admitted`, `rejected` or `quarantined`."""
+
+    version: ModelVersion
+    state: str
+    because: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """New versions were seen, or one that waits was refused by a server."""
+
+    verdicts: Sequence[Verdict]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoBack:
+    """A server refused what the alias names: quarantine it, and point the alias at `target` (None: nowhere to go)."""
+
+    version: ModelVersion
+    target: int | None
+    because: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromoteFirst:
+    """There is no Production yet."""
+
+    version: ModelVersion
+    because: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judge:
+    """Compare the candidates with the incumbent."""
+
+    incumbent: ModelVersion
+    candidates: Sequence[ModelVersion]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rest:
+    """Nothing to do."""
+
+    because: str
+
+
+Step = Settle | NoteMove | Admission | GoBack | PromoteFirst | Judge | Rest
+
+
+def next_step(standing: Standing) -> Step:
+    """Say what the promoter should do next.
+
+    Never moves the alias away from where a person put it, and never to a quarantined digest.
+    """
+    step = _settle(standing) or _note_move(standing) or _admission(standing)
+    if step is not None:
+        return step
+    if standing.hold is not None:
+        return Rest(because=f"held: {standing.hold}")
+    return _go_back(standing) or _compete(standing)
+
+
+def _settle(standing: Standing) -> Settle | None:
+    intent = standing.intent
+    if intent is None:
+        return None
+    adopt = standing.production == intent.target
+    said = "adopted: the alias names" if adopt else "void: the alias does not name"
+    return Settle(
+        run_id=intent.run_id,
+        target=intent.target,
+        adopt=adopt,
+        because=f"{intent.because} (interrupted, and {said} version {intent.target})",
+    )
+
+
+def _note_move(standing: Standing) -> NoteMove | None:
+    ours = standing.last_move.target if standing.last_move else None
+    now = standing.production
+    if now == ours:
+        return None
+    if now is None:
+        because = f"the alias {standing.alias} was removed outside of Relay; it named version {ours}"
+        return NoteMove(target=None, previous=ours, holds=True, because=because)
+    was = "nothing" if ours is None else f"version {ours}"
+    because = f"{standing.alias} was moved outside of Relay, from {was} to version {now}"
+    # Back to what the promoter itself had chosen: the two agree again.
+    agrees = now == standing.last_choice and standing.hold is not None
+    return NoteMove(target=now, previous=ours, holds=not agrees, because=because)
+
+
+def _admission(standing: Standing) -> Admission | None:
+    verdicts = [_verdict(standing, version) for version in standing.unjudged]
+    news = [v for v in verdicts if v.state != v.version.tags.get(contract.TAG_STATE)]
+    return Admission(verdicts=news) if news else None
+
+
+def _verdict(standing: Standing, version: ModelVersion) -> Verdict:
+    """Whether a version may compete; asked again while it waits, since a server may refuse it meanwhile."""
+    digest, rejected, quarantined = version.digest, contract.STATE_REJECTED, contract.STATE_QUARANTINED
+    if digest is not None and digest in standing.quarantined:
+        because = f"it has the same files as version {standing.quarantined[digest]}, which is quarantined"
+        return Verdict(version=version, state=quarantined, because=because)
+    if refused := refusals(version):
+        server, why = next(iter(refused.items()))
+        return Verdict(version=version, state=quarantined, because=f"server {server} refused it: {why}")
+    if version.status != "READY":
+        return Verdict(version=version, state=rejected, because=f"the registry says {version.status} of it")
+    if digest is None:
+        because = "it was not published by Relay, so there is no manifest to check its files against"
+        return Verdict(version=version, state=rejected, because=because)
+    if contract.TAG_NONFINITE in version.tags:
+        because = f"its training measured what is not finite: {version.tags[contract.TAG_NONFINITE]}"
+        return Verdict(version=version, state=rejected, because=because)
+    if version.version in standing.twins:
+        because = f"it has the same files as version {standing.twins[version.version]}, which is judged for both"
+        return Verdict(version=version, state=rejected, because=because)
+    because = "published whole; it waits to be compared"
+    return Verdict(version=version, state=contract.STATE_ADMITTED, because=because)
+
+
+def _go_back(standing: Standing) -> GoBack | None:
+    """What a server's refusal of the incumbent asks for; a version that a person chose is left where it is."""
+    incumbent, move = standing.incumbent, standing.last_move
+    if incumbent is None or move is None or not move.is_automatic or not (refused := refusals(incumbent)):
+        return None
+    server, why = next(iter(refused.items()))
+    because = f"server {server} refused version {incumbent.version}: {why}"
+    for target in (standing.aliases.get(contract.ALIAS_LAST_GOOD), move.previous):
+        if target not in (None, incumbent.version) and target not in standing.barred:
+            return GoBack(version=incumbent, target=target, because=because)
+    if incumbent.version in standing.barred:
+        return None  # written down already, and there is nothing to go back to
+    return GoBack(version=incumbent, target=None, because=f"{because}; there is no earlier version to go back to")
+
+
+def _compete(standing: Standing) -> Step:
+    waiting = [v for v in standing.unjudged if v.version != standing.production]
+    if not waiting:
+        return Rest(because="nothing new")
+    if standing.freeze is not None:
+        return Rest(because=f"frozen: {standing.freeze}; {len(waiting)} versions wait")
+    if standing.incumbent is None:
+        because = f"the first admitted version: {standing.alias} named nothing"
+        return PromoteFirst(version=waiting[0], because=because)
+    return Judge(incumbent=standing.incumbent, candidates=waiting)

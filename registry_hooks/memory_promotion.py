@@ -1,0 +1,80 @@
+"""The in-memory registry as the promoter sees it; see `registry_hooks/mlflow_promotion.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from registry_hooks import contract
+from registry_hooks.errors import UnknownModelError
+from registry_hooks.memory import MemoryRegistry
+from registry_hooks.records import ModelVersion, RunRecord
+
+
+class MemoryPromotion(MemoryRegistry):
+    """`VersionBook` and `IntentLog` beside the ports of `MemoryRegistry`.
+
+    Attributes:
+        descriptions: What was written about each version, by name and number.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.descriptions: dict[tuple[str, int], str] = {}
+
+    def delete_version(self, name: str, version: int) -> None:
+        """Remove a version as a person would; aliases that name it go with it."""
+        with self._lock:
+            model = self._model(name)
+            model.versions.pop(version, None)
+            for alias in [alias for alias, number in model.aliases.items() if number == version]:
+                del model.aliases[alias]
+
+    # VersionBook.
+
+    def versions_after(self, name: str, version: int) -> Sequence[ModelVersion]:
+        """All versions with a higher number, lowest first."""
+        with self._answering():
+            versions = self._model(name).versions
+            return tuple(versions[number] for number in sorted(versions) if number > version)
+
+    def versions_tagged(self, name: str, key: str, value: str) -> Sequence[ModelVersion]:
+        """All versions whose tag `key` is `value`, lowest number first."""
+        with self._answering():
+            versions = self._models[name].versions if name in self._models else {}
+            return tuple(versions[number] for number in sorted(versions) if versions[number].tags.get(key) == value)
+
+    def set_alias(self, name: str, alias: str, version: int | None) -> None:
+        """Point an alias at a version; None removes it."""
+        with self._answering():
+            if version is None:
+                self._model(name).aliases.pop(alias, None)
+            else:
+                self._model(name).aliases[alias] = self._version(name, version).version
+
+    def describe_version(self, name: str, version: int, markdown: str) -> None:
+        """Replace the description of a version."""
+        with self._answering():
+            self.descriptions[name, self._version(name, version).version] = markdown
+
+    # IntentLog.
+
+    def open_run(self, record: RunRecord) -> str:
+        """Write a run that is RUNNING; its id."""
+        with self._answering():
+            run_id = self._new_run(record.experiment)
+            started = record.started_at or datetime.now(UTC)
+            self.records.append(replace(record, started_at=started, is_open=True, run_id=run_id))
+            return run_id
+
+    def close_run(self, run_id: str, *, failed: bool, because: str) -> None:
+        """End a run that was opened."""
+        with self._answering():
+            for place, record in enumerate(self.records):
+                if record.run_id == run_id:
+                    tags = {**record.tags, contract.TAG_BECAUSE: because}
+                    ended = replace(record, is_open=False, failed=failed, tags=tags, ended_at=datetime.now(UTC))
+                    self.records[place] = ended
+                    return
+            raise UnknownModelError(f"there is no run {run_id!r}")

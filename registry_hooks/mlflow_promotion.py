@@ -1,0 +1,87 @@
+"""The registry as the promoter sees it: versions by number and tag, aliases that move, runs that say what is meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+
+from registry_hooks import contract
+from registry_hooks.mlflow_registry import (
+    MAX_RUN_TAG_CHARS,
+    MlflowRegistry,
+    experiment_id,
+    log_batch,
+    metric_entries,
+    milliseconds,
+    pairs,
+    quoted,
+)
+from registry_hooks.records import ModelVersion, RunRecord
+
+_PAGE_SIZE = 500
+# MLflow's column holds this many characters.
+MAX_DESCRIPTION_CHARS = 5000
+
+
+class MlflowPromotion:
+    """`VersionBook` and `IntentLog` on the MLflow server of `registry`; may be called from any thread."""
+
+    def __init__(self, registry: MlflowRegistry) -> None:
+        self._registry = registry
+        self._rest = registry.rest
+
+    def versions_after(self, name: str, version: int) -> Sequence[ModelVersion]:
+        """All versions with a higher number, lowest first."""
+        self._rest.get("/registered-models/get", name=name)  # a search in a model that is not there finds just nothing
+        return tuple(self._search(f"name = {quoted(name)} AND version_number > {version}"))
+
+    def versions_tagged(self, name: str, key: str, value: str) -> Sequence[ModelVersion]:
+        """All versions whose tag `key` is `value`, lowest number first."""
+        return tuple(self._search(f"name = {quoted(name)} AND tags.`{key}` = {quoted(value)}"))
+
+    def set_alias(self, name: str, alias: str, version: int | None) -> None:
+        """Point an alias at a version; None removes it."""
+        if version is None:
+            self._rest.call("DELETE", "/registered-models/alias", body={"name": name, "alias": alias})
+        else:
+            self._rest.post("/registered-models/alias", name=name, alias=alias, version=str(version))
+
+    def describe_version(self, name: str, version: int, markdown: str) -> None:
+        """Replace the description of a version."""
+        body = {"name": name, "version": str(version), "description": markdown[:MAX_DESCRIPTION_CHARS]}
+        self._rest.call("PATCH", "/model-versions/update", body=body)
+
+    def open_run(self, record: RunRecord) -> str:
+        """Write a run that is RUNNING; its id."""
+        started = record.started_at or datetime.now(UTC)
+        run = self._rest.post(
+            "/runs/create",
+            experiment_id=experiment_id(self._rest, record.experiment),
+            run_name=record.run_name,
+            start_time=milliseconds(started),
+            tags=pairs(record.tags, MAX_RUN_TAG_CHARS),
+        )["run"]
+        run_id = str(run["info"]["run_id"])
+        log_batch(self._rest, run_id, metrics=metric_entries(record.metrics, at=started), params=record.params)
+        return run_id
+
+    def close_run(self, run_id: str, *, failed: bool, because: str) -> None:
+        """End a run that was opened."""
+        self._rest.post("/runs/set-tag", run_id=run_id, key=contract.TAG_BECAUSE, value=because[:MAX_RUN_TAG_CHARS])
+        status = "KILLED" if failed else "FINISHED"
+        self._rest.post("/runs/update", run_id=run_id, status=status, end_time=milliseconds(datetime.now(UTC)))
+
+    def _search(self, condition: str) -> Iterator[ModelVersion]:
+        token = ""
+        while True:
+            answer = self._rest.get(
+                "/model-versions/search",
+                filter=condition,
+                max_results=str(_PAGE_SIZE),
+                order_by="version_number ASC",
+                page_token=token,
+            )
+            yield from (self._registry.version_of(found) for found in answer.get("model_versions", ()))
+            token = str(answer.get("next_page_token") or "")
+            if not token:
+                return

@@ -1,0 +1,113 @@
+"""What the promoter needs of a registry: the MLflow adapter against a real server, and the in-memory twin."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from registry_hooks import contract
+from registry_hooks.errors import UnknownModelError
+from registry_hooks.memory_promotion import MemoryPromotion
+from registry_hooks.mlflow_promotion import MlflowPromotion
+from registry_hooks.mlflow_registry import MlflowRegistry
+from registry_hooks.records import RunRecord
+
+
+@dataclass(frozen=True)
+class World:
+    registry: Any
+    book: Any
+    name: str
+
+    def publish(self, **tags: str) -> int:
+        """A version that somebody else registered."""
+        all_tags = {f"relay.{key}": value for key, value in tags.items()}
+        if isinstance(self.registry, MemoryPromotion):
+            return self.registry.add_version(self.name, artifact_uri="s3://b/x", tags=all_tags).version
+        rest = self.registry.rest
+        rest.call("POST", "/registered-models/create", body={"name": self.name}, absent=lambda code, message: True)
+        pairs = [{"key": key, "value": value} for key, value in all_tags.items()]
+        answer = rest.post("/model-versions/create", name=self.name, source="s3://b/x", tags=pairs)
+        return int(answer["model_version"]["version"])
+
+
+@pytest.fixture(params=["memory", pytest.param("mlflow", marks=pytest.mark.integration)])
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
+    name = f"it's {uuid.uuid4().hex[:8]}"
+    if request.param == "memory":
+        memory = MemoryPromotion()
+        yield World(memory, memory, name)
+        return
+    registry = MlflowRegistry(request.getfixturevalue("stack").tracking_uri, timeout_s=20, write_timeout_s=60)
+    yield World(registry, MlflowPromotion(registry), name)
+    registry.close()
+
+
+def numbers(versions: Any) -> list[int]:
+    return [version.version for version in versions]
+
+
+def test_versions_are_found_by_number_and_by_tag(world: World) -> None:
+    for step in ("10", "20", "30"):
+        world.publish(step=step, state="quarantined" if step == "20" else "admitted")
+
+    assert numbers(world.book.versions_after(world.name, 0)) == [1, 2, 3]
+    assert numbers(world.book.versions_after(world.name, 1)) == [2, 3]
+    assert numbers(world.book.versions_after(world.name, 3)) == []
+    assert numbers(world.book.versions_tagged(world.name, contract.TAG_STATE, "quarantined")) == [2]
+    assert world.book.versions_after(world.name, 1)[0].tags["relay.step"] == "20"
+
+
+def test_a_model_that_is_not_there_has_no_versions_to_list(world: World) -> None:
+    with pytest.raises(UnknownModelError):
+        world.book.versions_after(world.name, 0)
+    assert world.book.versions_tagged(world.name, contract.TAG_STATE, "admitted") == ()
+
+
+def test_an_alias_is_set_moved_and_removed_twice(world: World) -> None:
+    world.publish()
+    world.publish()
+    world.book.set_alias(world.name, "Production", 1)
+    world.book.set_alias(world.name, "Production", 2)
+    moved = world.registry.aliases(world.name)
+    world.book.set_alias(world.name, "Production", None)
+    world.book.set_alias(world.name, "Production", None)
+
+    assert moved == {"Production": 2}
+    assert world.registry.aliases(world.name) == {}
+    with pytest.raises(UnknownModelError):
+        world.book.set_alias(world.name, "Production", 7)
+
+
+def test_a_description_of_any_length_is_taken_and_one_of_nothing_is_refused(world: World) -> None:
+    version = world.publish()
+    world.book.describe_version(world.name, version, "**why** " * 2000)
+
+    with pytest.raises(UnknownModelError):
+        world.book.describe_version(world.name, version + 1, "?")
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_run_is_an_intent_until_it_is_closed(world: World, failed: bool) -> None:
+    experiment = contract.decisions_experiment(world.name)
+    record = RunRecord(
+        experiment=experiment,
+        run_name="promote 2",
+        params={"kind": "promote", "target": "2"},
+        metrics={"p": 0.01},
+        tags={contract.TAG_BECAUSE: "better"},
+    )
+    run_id = world.book.open_run(record)
+    (opened,) = world.registry.latest_runs(experiment, 5)
+    world.book.close_run(run_id, failed=failed, because="better, and done")
+    (closed,) = world.registry.latest_runs(experiment, 5)
+
+    assert (opened.run_id, opened.is_open, opened.failed) == (run_id, True, False)
+    assert (closed.run_id, closed.is_open, closed.failed) == (run_id, False, failed)
+    assert closed.tags[contract.TAG_BECAUSE] == "better, and done"
+    assert closed.params == record.params
+    assert closed.metrics == record.metrics

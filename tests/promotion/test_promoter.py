@@ -1,0 +1,282 @@
+"""The promoter over a registry in memory: what it does, and what it leaves alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pipeline.promotion import moves
+from registry_hooks import contract
+from registry_hooks.errors import RegistryUnavailableError, UnknownModelError, UserError
+
+NAME = "model"
+
+
+@pytest.fixture
+def settled(world: Any) -> Any:
+    """Version 1 promoted as the first, version 2 because it is better."""
+    world.publish(score=1)
+    world.promoter.reconcile()
+    world.publish(score=5)
+    world.promoter.reconcile()
+    return world
+
+
+def test_the_first_version_is_promoted_and_a_better_one_after_it(settled: Any) -> None:
+    assert settled.production == 2
+    assert settled.kinds() == ["promote 1", "promote 2"]
+    assert settled.registry.aliases(NAME) == {"Production": 2, "Candidate": 2, "LastGood": 1}
+    assert settled.registry.descriptions[NAME, 2] == "story of 2"
+    assert settled.tags(2)[contract.TAG_REASON] == "reason of 2"
+    assert settled.registry.model_tags(NAME)[contract.TAG_JUDGED_THROUGH] == "2"
+
+
+def test_a_pass_without_news_changes_nothing(settled: Any) -> None:
+    before = settled.kinds()
+
+    outcome = settled.promoter.reconcile()
+
+    assert (outcome.done, outcome.resting) == ([], "nothing new")
+    assert settled.kinds() == before
+
+
+def test_a_version_that_is_not_better_is_kept_out_with_its_reason(settled: Any) -> None:
+    worse = settled.publish(score=5.5)
+    settled.promoter.reconcile()
+
+    assert settled.production == 2
+    assert settled.kinds()[-1] == "keep none"
+    assert settled.tags(worse)[contract.TAG_REASON] == f"reason of {worse}"
+    assert settled.table.asked == [(1, (2,)), (2, (3,))]
+
+
+def test_a_persons_move_is_noted_held_and_never_undone(settled: Any) -> None:
+    settled.person_moves(1)
+    settled.publish(score=100)
+
+    first = settled.promoter.reconcile()
+    settled.promoter.reconcile()
+
+    assert settled.production == 1
+    assert "moved outside of Relay, from version 2 to version 1" in first.resting
+    assert settled.kinds()[2:] == ["manual 1"]
+    assert contract.TAG_HOLD in settled.registry.model_tags(NAME)
+    assert settled.tags(3)[contract.TAG_STATE] == "admitted"
+
+
+def test_deleting_the_hold_tag_releases_it_and_those_who_waited_are_judged(settled: Any) -> None:
+    settled.person_moves(1)
+    settled.publish(score=100)
+    settled.promoter.reconcile()
+
+    settled.registry.set_model_tag(NAME, contract.TAG_HOLD, None)
+    settled.promoter.reconcile()
+
+    assert settled.production == 3
+    assert settled.kinds()[2:] == ["manual 1", "promote 3"]
+
+
+def test_moving_back_to_the_promoters_own_choice_ends_the_hold(settled: Any) -> None:
+    settled.person_moves(1)
+    settled.promoter.reconcile()
+    settled.person_moves(2)
+    settled.promoter.reconcile()
+
+    assert contract.TAG_HOLD not in settled.registry.model_tags(NAME)
+    assert settled.kinds()[2:] == ["manual 1", "manual 2"]
+
+
+def test_a_removed_alias_stays_removed(settled: Any) -> None:
+    settled.person_moves(None)
+    settled.publish(score=100)
+
+    settled.promoter.reconcile()
+
+    assert settled.production is None
+    assert settled.kinds()[2:] == ["manual none"]
+
+
+def test_a_hold_in_a_persons_own_words_holds(settled: Any) -> None:
+    settled.registry.set_model_tag(NAME, contract.TAG_HOLD, "wait for Ada")
+    settled.publish(score=100)
+
+    outcome = settled.promoter.reconcile()
+
+    assert settled.production == 2
+    assert outcome.resting == "held: wait for Ada"
+
+
+def test_a_freeze_stops_promotions_and_not_the_way_back(settled: Any) -> None:
+    moves.freeze(settled.hands, why="release week", now=settled.now())
+    settled.publish(score=100)
+    settled.promoter.reconcile()
+    at_first = settled.production
+    settled.registry.set_version_tag(NAME, 2, contract.refused_tag("box"), "its answers differ")
+    settled.promoter.reconcile()
+
+    assert (at_first, settled.production) == (2, 1)
+    assert settled.kinds()[-1] == "rollback 1"
+
+
+def test_a_version_that_a_server_refuses_is_quarantined_and_never_returns(settled: Any) -> None:
+    settled.registry.set_version_tag(NAME, 2, contract.refused_tag("box"), "its answers differ")
+    settled.promoter.reconcile()
+    again = settled.publish(score=100, digest=settled.tags(2)[contract.TAG_MANIFEST])
+    settled.promoter.reconcile()
+
+    assert settled.production == 1
+    assert settled.tags(2)[contract.TAG_STATE] == settled.tags(again)[contract.TAG_STATE] == "quarantined"
+    assert "its answers differ" in settled.tags(2)[contract.TAG_REASON]
+    assert settled.kinds()[-1] == "rollback 1"
+
+
+def test_a_persons_choice_that_a_server_refuses_is_an_alert_and_stays(settled: Any) -> None:
+    settled.person_moves(1)
+    settled.registry.set_version_tag(NAME, 1, contract.refused_tag("box"), "no room")
+
+    outcome = settled.promoter.reconcile()
+
+    assert settled.production == 1
+    assert outcome.alerts == ["server box refuses version 1: no room"]
+
+
+def test_the_first_version_has_nowhere_to_go_back_to(world: Any) -> None:
+    world.publish()
+    world.promoter.reconcile()
+    world.registry.set_version_tag(NAME, 1, contract.refused_tag("box"), "broken")
+
+    world.promoter.reconcile()
+    world.promoter.reconcile()
+
+    assert world.production == 1
+    assert world.tags(1)[contract.TAG_STATE] == "quarantined"
+    assert "no earlier version" in world.tags(1)[contract.TAG_REASON]
+
+
+@pytest.mark.parametrize(
+    ("tags", "digest", "reason"),
+    [
+        ({"nonfinite_metrics": "eval_loss=nan"}, None, "not finite: eval_loss=nan"),
+        ({}, "", "not published by Relay"),
+        ({}, f"{1:064x}", "the same files as version 1"),
+    ],
+)
+def test_what_cannot_compete_is_rejected_with_its_reason(
+    settled: Any, tags: dict[str, str], digest: str | None, reason: str
+) -> None:
+    version = settled.publish(score=100, digest=digest, **tags)
+    if digest == "":
+        settled.registry.set_version_tag(NAME, version, contract.TAG_MANIFEST, None)
+
+    settled.promoter.reconcile()
+
+    assert settled.production == 2
+    assert settled.tags(version)[contract.TAG_STATE] == "rejected"
+    assert reason in settled.tags(version)[contract.TAG_REASON]
+    assert reason in settled.registry.descriptions[NAME, version]
+
+
+def test_an_error_of_the_judge_is_on_record_once_and_nobody_is_judged(settled: Any) -> None:
+    settled.publish(score=100)
+    settled.table.broken = "the engine hung"
+    settled.promoter.reconcile()
+    settled.promoter.reconcile()
+    on_record = settled.kinds()[2:]
+    settled.table.broken = ""
+    settled.promoter.reconcile()
+
+    assert on_record == ["error none"]
+    assert settled.production == 3
+
+
+def test_a_move_while_the_judge_thinks_is_not_overwritten(settled: Any) -> None:
+    settled.publish(score=100)
+    think = settled.table.judge
+
+    def judge(*arguments: Any) -> Any:
+        settled.person_moves(1)
+        return think(*arguments)
+
+    settled.table.judge = judge
+    settled.promoter.reconcile()
+
+    assert settled.production == 1
+    assert settled.kinds()[2:] == ["manual 1"]
+
+
+def test_a_winner_that_is_deleted_meanwhile_is_not_promoted(settled: Any) -> None:
+    settled.publish(score=100)
+    think = settled.table.judge
+
+    def judge(*arguments: Any) -> Any:
+        judgement = think(*arguments)
+        settled.registry.delete_version(NAME, 3)
+        return judgement
+
+    settled.table.judge = judge
+    outcome = settled.promoter.reconcile()
+
+    assert settled.production == 2
+    assert outcome.resting == "nothing new"
+    assert settled.registry.records[-1].failed
+
+
+def test_a_registry_that_is_away_or_empty_is_named(world: Any) -> None:
+    with pytest.raises(UnknownModelError):
+        world.promoter.reconcile()
+    world.publish()
+    world.registry.down = True
+    with pytest.raises(RegistryUnavailableError):
+        world.promoter.reconcile()
+
+
+def test_a_thousand_versions_are_admitted_and_judged_in_one_pass(settled: Any) -> None:
+    for number in range(1000):
+        settled.publish(score=6 + number / 1000)
+
+    settled.promoter.reconcile()
+
+    assert settled.production == 1002
+    assert settled.registry.model_tags(NAME)[contract.TAG_JUDGED_THROUGH] == "1002"
+
+
+def test_a_command_moves_holds_and_goes_back(settled: Any) -> None:
+    said = moves.promote(settled.hands, 1, why="looks nicer", now=settled.now())
+    settled.promoter.reconcile()
+    back = moves.roll_back(settled.hands, why="it does not", now=settled.now())
+
+    assert "names version 1 now; the promoter leaves it there" in said
+    assert settled.production == 2
+    assert "names version 2 now" in back
+    assert settled.kinds()[2:] == ["manual 1", "rollback 2"]
+    assert contract.TAG_HOLD not in settled.registry.model_tags(NAME)  # version 2 was the promoter's own choice
+
+
+def test_going_back_from_nothing_is_refused(world: Any) -> None:
+    world.publish()
+    world.promoter.reconcile()
+
+    with pytest.raises(UserError, match="no earlier version"):
+        moves.roll_back(world.hands, why="?", now=world.now())
+
+
+def test_a_version_that_is_quarantined_by_hand_is_passed_over(settled: Any) -> None:
+    number = settled.publish(score=100)
+    moves.quarantine(settled.hands, number, why="it swears", now=settled.now())
+
+    settled.promoter.reconcile()
+
+    assert settled.production == 2
+    assert settled.tags(number)[contract.TAG_REASON] == "it swears"
+
+
+def test_release_ends_hold_and_freeze(settled: Any) -> None:
+    moves.hold(settled.hands, why="a", now=settled.now())
+    moves.freeze(settled.hands, why="b", now=settled.now())
+
+    said = moves.release(settled.hands, why="done", now=settled.now())
+
+    assert "released" in said
+    assert not {contract.TAG_HOLD, contract.TAG_FREEZE} & set(settled.registry.model_tags(NAME))
+    assert moves.release(settled.hands, why="again", now=settled.now()) == "nothing was held or frozen"
