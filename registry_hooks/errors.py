@@ -6,6 +6,7 @@ RelayError
 │   ├── NotACheckpointError      a folder that cannot be published or served
 │   ├── UnknownModelError        the registry has no such registered model, version or alias
 │   ├── AccessDeniedError        registry or store refused our credentials
+│   ├── TestSetError             a test set that cannot be used
 │   └── PortInUseError           somebody else listens there
 ├── RegistryError                MLflow answered with an error
 │   └── RegistryUnavailableError MLflow did not answer; transient
@@ -17,6 +18,7 @@ RelayError
 │   ├── ManifestError            a manifest that is malformed or has another digest
 │   ├── CorruptFileError         a file's bytes differ from its manifest
 │   └── GoldenMismatchError      the engine's answers differ from the recorded ones
+├── EvaluationError              a version could not be scored; says at which stage, and never means "worse"
 ├── StackError                   a program of the local stack ended, or did not become ready
 └── EngineError                  an engine child
     ├── EngineStartError         it did not become ready; says at which stage and why
@@ -53,6 +55,12 @@ class UnknownModelError(UserError):
 
 class AccessDeniedError(UserError):
     """Registry or store refused the credentials in use."""
+
+
+class TestSetError(UserError):
+    """A test set cannot be read, or a line of it is wrong."""
+
+    __test__ = False  # to pytest, a class of this name is a test
 
 
 class PortInUseError(UserError):
@@ -101,6 +109,19 @@ class CorruptFileError(VerificationError):
 
 class GoldenMismatchError(VerificationError):
     """An engine's answers differ from those recorded at publishing by more than the tolerance."""
+
+
+class EvaluationError(RelayError):
+    """A version could not be scored, which says nothing of how good it is.
+
+    Attributes:
+        stage: Where it stopped: `room`, `start`, `prompts`, `asking`, `answers` or `deadline`.
+    """
+
+    def __init__(self, message: str, *, stage: str, transient: bool = False) -> None:
+        super().__init__(message)
+        self.stage = stage
+        self.transient = transient
 
 
 class StackError(RelayError):

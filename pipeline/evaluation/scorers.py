@@ -1,0 +1,159 @@
+"""The questions of an item and what its answers are worth. Pure: whoever asks passes the questions on.
+
+Each item has two: what the model says by itself, greedily, and how likely it holds the right answer or each choice.
+The first goes as a user would send it, so that the server applies chat template and tokenizer; the second goes in token
+ids, whose number of prompt tokens must be what the server counted for the first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.evaluation.results import ItemScore
+from pipeline.evaluation.test_set import Item
+from pipeline.evaluation.tokens import Pair
+from registry_hooks.errors import EvaluationError
+
+# Room for a few words before or after the right answer, so that a longer one is seen to be another.
+EXTRA_TOKENS = 8
+# OpenAI writes an impossible token so, having no infinity.
+LOWEST_LOGPROB = -9999.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One POST to an OpenAI server; `model` is added when it is sent."""
+
+    path: str
+    body: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """What the model wrote by itself.
+
+    Attributes:
+        num_prompt_tokens: As the server counted.
+    """
+
+    text: str
+    num_prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Likelihood:
+    """Log-probability of an answer after its prompt, in nats, over all its tokens."""
+
+    logprob: float
+    num_tokens: int
+
+
+def greedy(item: Item, num_answer_tokens: int) -> Question:
+    """What the model says by itself. An item with choices has no use for the text, but for the server's count."""
+    max_tokens = 1 if item.choices else num_answer_tokens + EXTRA_TOKENS
+    shared = {"temperature": 0, "max_tokens": max_tokens}
+    if item.messages:
+        messages = [{"role": turn.role, "content": turn.content} for turn in item.messages]
+        return Question(path="/v1/chat/completions", body={"messages": messages, **shared})
+    return Question(path="/v1/completions", body={"prompt": item.prompt, **shared})
+
+
+def likelihoods(pairs: Sequence[Pair]) -> Question:
+    """How likely the model holds each answer; one request for all."""
+    body = {"prompt": [pair.ids for pair in pairs], "echo": True, "logprobs": 0, "temperature": 0, "max_tokens": 0}
+    return Question(path="/v1/completions", body=body)
+
+
+def read_said(document: Mapping[str, Any], item: Item) -> Said:
+    """The answer to `greedy`.
+
+    Raises:
+        EvaluationError: It is no completion.
+    """
+    try:
+        choice = document["choices"][0]
+        text = choice["message"]["content"] if item.messages else choice["text"]
+        return Said(text=text or "", num_prompt_tokens=int(document["usage"]["prompt_tokens"]))
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        raise _unusable(item, f"is no completion ({error!r})") from error
+
+
+def read_likelihoods(document: Mapping[str, Any], pairs: Sequence[Pair], item: Item) -> list[Likelihood]:
+    """The answers to `likelihoods`, in the order of `pairs`.
+
+    Raises:
+        EvaluationError: A log-probability is missing, not finite, or of an impossible token.
+    """
+    try:
+        by_place = {int(choice["index"]): choice["logprobs"]["token_logprobs"] for choice in document["choices"]}
+        found = [by_place[place] for place in range(len(pairs))]
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        raise _unusable(item, f"has no log-probabilities ({error!r})") from error
+    return [_likelihood(values, pair, item) for values, pair in zip(found, pairs, strict=True)]
+
+
+def check_count(said: Said, num_prompt_tokens: int, item: Item) -> None:
+    """Refuse an item whose prompt is another one to the server than it is here.
+
+    Raises:
+        EvaluationError: The numbers of tokens differ.
+    """
+    if said.num_prompt_tokens != num_prompt_tokens:
+        raise EvaluationError(
+            f"item {item.item_id!r}: the engine makes {said.num_prompt_tokens} tokens of its prompt and the "
+            f"checkpoint's tokenizer.json {num_prompt_tokens}: nothing was scored, since both must mean the same text; "
+            "save tokenizer and chat template anew",
+            stage="prompts",
+        )
+
+
+def score(item: Item, said: Said, found: Sequence[Likelihood]) -> ItemScore:
+    """What the answers are worth."""
+    if item.gold is None:
+        right, scorer, text = float(is_exact(said.text, item)), "exact_match", said.text
+    else:
+        best = max(range(len(found)), key=lambda place: found[place].logprob)  # of equal ones the first
+        right, scorer, text = float(best == item.gold), "accuracy", str(best)
+    answer = found[item.gold or 0]
+    return ItemScore(
+        item_id=item.item_id,
+        slice=item.slice,
+        scorer="exact_match" if scorer == "exact_match" else "accuracy",
+        score=right,
+        loss=-answer.logprob / answer.num_tokens,
+        num_tokens=answer.num_tokens,
+        said=text,
+    )
+
+
+def is_exact(text: str, item: Item) -> bool:
+    """Whether the model wrote the answer, spaces around it aside.
+
+    A chat must say nothing else. After a plain prompt a model writes on and on: of its text as many lines count as the
+    answer has.
+    """
+    wanted, said = item.answer.strip(), text.strip()
+    if not item.messages:
+        said = "\n".join(said.split("\n")[: wanted.count("\n") + 1]).strip()
+    return said == wanted
+
+
+def _likelihood(values: Sequence[Any], pair: Pair, item: Item) -> Likelihood:
+    begin, end = len(pair.context_ids), len(pair.context_ids) + len(pair.answer_ids)
+    numbers = values[begin:end]
+    if len(values) < end:
+        raise _unusable(item, f"has {len(values)} log-probabilities for {end} tokens")
+    for number in numbers:
+        is_number = isinstance(number, int | float) and not isinstance(number, bool)
+        if not is_number or not math.isfinite(number) or number <= LOWEST_LOGPROB:
+            raise _unusable(item, f"has the log-probability {number}: these weights do not compute")
+    return Likelihood(logprob=math.fsum(numbers), num_tokens=len(numbers))
+
+
+def _unusable(item: Item, what: str) -> EvaluationError:
+    return EvaluationError(
+        f"item {item.item_id!r}: the engine's answer {what}; nothing was scored", stage="answers", transient=False
+    )
