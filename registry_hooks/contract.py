@@ -46,6 +46,12 @@ TAG_TRAINING_KEY = "relay.training_key"
 # Tag on a deployment run: why it ended as it did, in one sentence.
 TAG_BECAUSE = "relay.because"
 
+# Tag on a version's run, one per test set on which it was scored: JSON that names the file of the scores.
+TAG_EVALUATION_PREFIX = "relay.evaluation."
+# Folder of those files below the run's artifacts.
+EVALUATION_DIR = "evaluation"
+_DIGEST_SHOWN_CHARS = 12
+
 # Files of a published version, relative to its artifact root.
 MODEL_DIR = "model"
 TOKENIZER_DIR = "components/tokenizer"
@@ -95,6 +101,16 @@ def server_tag(server: str) -> str:
 def refused_tag(server: str) -> str:
     """The version tag in which server `server` says why it refused that version."""
     return TAG_REFUSED_PREFIX + server
+
+
+def evaluation_tag(test_set_digest: str) -> str:
+    """The tag on a version's run that says how it was scored on the test set of that digest."""
+    return TAG_EVALUATION_PREFIX + test_set_digest[:_DIGEST_SHOWN_CHARS]
+
+
+def scores_file(test_set_digest: str) -> str:
+    """Where the per-item scores on the test set of that digest lie, relative to the artifacts of the version's run."""
+    return f"{EVALUATION_DIR}/{test_set_digest[:_DIGEST_SHOWN_CHARS]}.parquet"
 
 
 def published_files(names: Iterable[str]) -> list[str]:

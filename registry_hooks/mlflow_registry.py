@@ -219,6 +219,15 @@ def pairs(mapping: Mapping[str, str], max_chars: int) -> list[dict[str, str]]:
     return [{"key": key[:MAX_KEY_CHARS], "value": value[:max_chars]} for key, value in mapping.items()]
 
 
+def quoted(text: str) -> str:
+    """A string of MLflow's filter language, which has no escapes: it takes the quote that the text has not."""
+    if "'" not in text:
+        return f"'{text}'"
+    if '"' not in text:
+        return f'"{text}"'
+    raise UserError(f"{text!r} holds both kinds of quotes, which MLflow cannot search for: choose another name")
+
+
 def milliseconds(moment: datetime) -> int:
     """Unix time in milliseconds."""
     return round(moment.timestamp() * 1000)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from registry_hooks.manifest import FileEntry
-from registry_hooks.records import CheckpointDraft, DraftPlace, ModelVersion, ObjectInfo, RunRecord
+from registry_hooks.records import CheckpointDraft, DraftPlace, ModelVersion, ObjectInfo, RunRecord, ScoreEntry
 
 Progress = Callable[[int], None]
 """Told how many more bytes have been moved, from any thread."""
@@ -118,6 +118,31 @@ class CheckpointCatalog(Protocol):
 
     def create_version(self, draft: CheckpointDraft, place: DraftPlace, tags: Mapping[str, str]) -> ModelVersion:
         """The model version, with all its tags at once."""
+
+
+class ScoreBook(Protocol):
+    """What evaluating needs of the registry. Scores belong to the run of a version."""
+
+    def artifact_root(self, version: ModelVersion) -> str:
+        """Where files of the version's run lie (no slash at the end).
+
+        Raises:
+            UserError: The version has no run.
+        """
+
+    def record_scores(self, version: ModelVersion, entry: ScoreEntry, metrics: Mapping[str, float]) -> None:
+        """Metrics and test set at the version's run and LoggedModel, the entry last; replaces that of the same set.
+
+        Raises:
+            UserError: The version has no run.
+            ValueError: A metric is not finite; nothing was written.
+        """
+
+    def score_entries(self, version: ModelVersion) -> Sequence[ScoreEntry]:
+        """What the version was scored on, sorted by digest; empty when it never was, or has no run."""
+
+    def newest_versions(self, name: str, limit: int) -> Sequence[ModelVersion]:
+        """The versions of a registered model with the highest numbers, highest first; empty when it has none."""
 
 
 class ObjectReader(Protocol):

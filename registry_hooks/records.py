@@ -127,6 +127,28 @@ class RunRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreEntry:
+    """That a version was scored on a test set.
+
+    Attributes:
+        test_set: The set's name.
+        test_set_source: Where it was read from.
+        test_set_digest: sha256 over its items.
+        fingerprint: Equal for evaluations that may be compared item by item.
+        seconds: That the evaluation took.
+        uri: The Parquet file of per-item scores.
+    """
+
+    test_set: str
+    test_set_source: str
+    test_set_digest: str
+    fingerprint: str
+    num_items: int
+    seconds: float
+    uri: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectInfo:
     """One object in the store.
 

@@ -64,8 +64,8 @@ def room_on(device: str, *, needed: int, free: int | None, conduct: Conduct) -> 
         return "cpu"
     has = "nobody can tell how much is free" if free is None else f"only {free / 1e9:.2f} GB are free"
     raise EvaluationError(
-        f"the GPU has no room: the engine needs {needed / 1e9:.2f} GB and {conduct.min_free_bytes / 1e9:.2f} GB are kept "
-        f"free, {has}; no engine was started, try again once the card is free",
+        f"the GPU has no room: the engine needs {needed / 1e9:.2f} GB, {conduct.min_free_bytes / 1e9:.2f} GB are kept "
+        f"free, and {has}; no engine was started, try again once the card is free",
         stage="room",
         transient=True,
     )

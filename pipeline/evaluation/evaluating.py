@@ -124,9 +124,7 @@ async def _ask_all(
     )
     try:
         async with asyncio.timeout(clock.left_s), asker:
-            return await each(
-                test_set.items, lambda item: scorer.score(item, asker), num_at_once=conduct.num_at_once
-            )
+            return await each(test_set.items, lambda item: scorer.score(item, asker), num_at_once=conduct.num_at_once)
     except TimeoutError as error:
         raise clock.over("asking") from error
     except EvaluationError as error:

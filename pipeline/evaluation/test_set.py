@@ -1,8 +1,8 @@
 """The fixed test set: JSON lines in, checked items out, and one digest that says whether two sets are the same.
 
-A line is `{"id": …, "prompt": … or "messages": …, "answer": …, "choices": …, "slice": …}`. With `choices`, `answer` is the
-place of the right one, counted from 0; without, it is the text that the model should write. Prompt and answer are put
-together as they stand: an answer that follows a word begins with its space.
+A line is `{"id": …, "prompt": … or "messages": …, "answer": …, "choices": …, "slice": …}`. With `choices`, `answer` is
+the place of the right one, counted from 0; without, it is the text that the model should write. Prompt and answer are
+put together as they stand: an answer that follows a word begins with its space.
 """
 
 from __future__ import annotations
@@ -103,7 +103,8 @@ def load(path: Path) -> TestSet:
         raise TestSetError(f"{path} has no items: nothing was evaluated; a test set needs at least one line")
     if len(numbered) > MAX_ITEMS:
         raise TestSetError(f"{path} has {len(numbered)} items, at most {MAX_ITEMS} are taken: nothing was evaluated")
-    items, places = [], {}
+    items: list[Item] = []
+    places: dict[str, int] = {}
     for number, line in numbered:
         item = _item(line, f"{path}, line {number}")
         if item.item_id in places:

