@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from pipeline.promotion import commands as promotion_commands
 from registry_hooks import settings
 from registry_hooks.errors import RelayError, UserError
 from registry_hooks.settings import Settings
@@ -87,6 +88,9 @@ def status(config: Config = None) -> None:
         loaded.tracking_uri, timeout_s=timeouts.timeout_s, write_timeout_s=timeouts.write_timeout_s
     )
     status_view.show(status_view.overview(registry, loaded, now=datetime.now(UTC)), Console())
+
+
+promotion_commands.register(app)
 
 
 def main() -> NoReturn:

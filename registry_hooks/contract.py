@@ -39,6 +39,7 @@ STATE_QUARANTINED = "quarantined"
 TAG_SERVER_PREFIX = "relay.server."
 TAG_HOLD = "relay.hold"
 TAG_FREEZE = "relay.freeze"
+TAG_PROMOTER = "relay.promoter"
 TAG_JUDGED_THROUGH = "relay.judged_through"
 
 # Tag on the training run that `relay publish` makes when the Trainer made none.

@@ -13,15 +13,7 @@ from registry_hooks.records import ModelVersion, RunRecord
 
 
 class MemoryPromotion(MemoryRegistry):
-    """`VersionBook` and `IntentLog` beside the ports of `MemoryRegistry`.
-
-    Attributes:
-        descriptions: What was written about each version, by name and number.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.descriptions: dict[tuple[str, int], str] = {}
+    """`VersionBook` and `IntentLog` beside the ports of `MemoryRegistry`."""
 
     def delete_version(self, name: str, version: int) -> None:
         """Remove a version as a person would; aliases that name it go with it."""
@@ -56,7 +48,8 @@ class MemoryPromotion(MemoryRegistry):
     def describe_version(self, name: str, version: int, markdown: str) -> None:
         """Replace the description of a version."""
         with self._answering():
-            self.descriptions[name, self._version(name, version).version] = markdown
+            old = self._version(name, version)
+            self._model(name).versions[version] = replace(old, description=markdown)
 
     # IntentLog.
 

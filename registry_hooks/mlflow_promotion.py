@@ -71,6 +71,10 @@ class MlflowPromotion:
         status = "KILLED" if failed else "FINISHED"
         self._rest.post("/runs/update", run_id=run_id, status=status, end_time=milliseconds(datetime.now(UTC)))
 
+    def artifact_root(self, run_id: str) -> str:
+        """Where files of a run lie (no slash at the end)."""
+        return str(self._rest.get("/runs/get", run_id=run_id)["run"]["info"]["artifact_uri"]).rstrip("/")
+
     def _search(self, condition: str) -> Iterator[ModelVersion]:
         token = ""
         while True:

@@ -128,6 +128,7 @@ class MlflowRegistry:
             artifact_uri=self._artifact_uri(document),
             status=str(document.get("status", "READY")),
             tags=_mapping(document.get("tags", ())),
+            description=str(document.get("description") or ""),
         )
 
     def _artifact_uri(self, document: Mapping[str, Any]) -> str:
@@ -231,15 +232,6 @@ def quoted(text: str) -> str:
 def milliseconds(moment: datetime) -> int:
     """Unix time in milliseconds."""
     return round(moment.timestamp() * 1000)
-
-
-def quoted(text: str) -> str:
-    """A string of MLflow's filter language, which has no escapes: it takes the quote that the text has not."""
-    if "'" not in text:
-        return f"'{text}'"
-    if '"' not in text:
-        return f'"{text}"'
-    raise UserError(f"{text!r} holds both kinds of quotes, which MLflow cannot search for: choose another name")
 
 
 def _no_such_alias(code: str, message: str) -> bool:

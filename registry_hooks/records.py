@@ -16,6 +16,7 @@ class ModelVersion:
     Attributes:
         artifact_uri: Where its files lie, resolved by the registry (`s3://bucket/prefix`, no slash at the end).
         status: `READY`, `PENDING_REGISTRATION` or `FAILED_REGISTRATION`.
+        description: Markdown that the UI shows.
     """
 
     name: str
@@ -25,6 +26,7 @@ class ModelVersion:
     artifact_uri: str
     status: str = "READY"
     tags: Mapping[str, str] = field(default_factory=dict)
+    description: str = ""
 
     @property
     def step(self) -> int | None:

@@ -143,6 +143,35 @@ class ServeSettings(_Section):
     require_golden: bool = Field(False, description="Refuse versions without golden answers.")
 
 
+class EvaluateSettings(_Section):
+    """Scoring versions on a test set, by the engine that would serve them."""
+
+    test_set: Path | None = Field(
+        None,
+        description="JSONL file of the one fixed test set. Unset: the promoter compares `promoter` policy's metric.",
+    )
+    deadline_s: float = Field(3600.0, gt=0, description="Bound on one evaluation; then its engine is killed.")
+    ask_timeout_s: float = Field(300.0, gt=0, description="Bound on one answer.")
+    num_at_once: int = Field(32, ge=1, le=1024, description="Items that are asked at the same time.")
+    when_gpu_is_full: Literal["wait", "cpu"] = Field(
+        "wait", description="`wait`: try again later; `cpu`: score there, which other scores cannot be compared with."
+    )
+    min_free_bytes: int = Field(
+        1_000_000_000, ge=0, description="GPU memory that stays free for a trainer beside the engine."
+    )
+    cache_dir: Path | None = Field(
+        None, description="Where versions' files are kept. Unset: `evaluation` below `serve.cache_dir`."
+    )
+    max_cache_bytes: int = Field(20_000_000_000, gt=0, description="Bound on that.")
+
+
+class PromoterSettings(_Section):
+    """The promoter."""
+
+    policy: Path | None = Field(None, description="YAML file of the policy. Unset: its defaults.")
+    interval_s: float = Field(5.0, gt=0, le=3600, description="Seconds between two passes.")
+
+
 class StackSettings(_Section):
     """`relay up`: everything on one box."""
 
@@ -163,6 +192,8 @@ class Settings(_Section):
     publish: PublishSettings = Field(default_factory=PublishSettings)
     engine: EngineSettings = Field(default_factory=EngineSettings)
     serve: ServeSettings = Field(default_factory=ServeSettings)
+    evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings)
+    promoter: PromoterSettings = Field(default_factory=PromoterSettings)
     stack: StackSettings = Field(default_factory=StackSettings)
 
     @property

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from urllib.parse import quote
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from pipeline.compare_link import compare_link
 from registry_hooks import contract
 from registry_hooks.errors import RegistryError
 
@@ -60,9 +58,3 @@ class Person:
         """The page of MLflow that shows these versions side by side, in the mode that shows metrics."""
         runs = {str(one): self._client.get_model_version(self._name, str(one)).run_id for one in versions}
         return compare_link(self._tracking_uri, self._name, runs)
-
-
-def compare_link(tracking_uri: str, name: str, runs: Mapping[str, str]) -> str:
-    """The compare page for `runs`: version → run id."""
-    query = f"name={quote(json.dumps(name))}&runs={quote(json.dumps(dict(runs), separators=(',', ':')))}"
-    return f"{tracking_uri}/#/compare-model-versions?{query}&workflowType=machine_learning"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from registry_hooks.errors import EvaluationError
-from registry_hooks.settings import EngineSettings
+from registry_hooks.settings import EngineSettings, Settings
 from server import engine_memory
 
 
@@ -32,6 +32,11 @@ class Conduct:
     min_free_bytes: int = 1_000_000_000
     cache_dir: Path | None = None
     max_cache_bytes: int = 20_000_000_000
+
+
+def conduct_of(settings: Settings) -> Conduct:
+    """As the settings have it."""
+    return Conduct(**{name: getattr(settings.evaluate, name) for name in Conduct.__slots__})
 
 
 def choose_device(directory: Path, settings: EngineSettings, conduct: Conduct) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -32,6 +32,7 @@ class Judgement:
         stories: Markdown for the description of each version that was judged, and its reason in one sentence.
         rejected: Of those, the ones that can never compete again, with the reason.
         numbers: What was measured.
+        document: Every number, bound and threshold, as JSON; empty where there is nothing to say.
     """
 
     kind: str
@@ -41,16 +42,26 @@ class Judgement:
     rejected: Mapping[int, str] = field(default_factory=dict)
     numbers: Mapping[str, float] = field(default_factory=dict)
     policy: str = ""
+    document: str = ""
+
+
+def _keep_no_report(run_id: str, document: str) -> None:
+    """Where nobody wants the report as a file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hands:
-    """Writes what was decided into the registry."""
+    """Writes what was decided into the registry.
+
+    Attributes:
+        keep_report: Called with a decision's run and its JSON document, once it is committed.
+    """
 
     registry: Registry
     book: Book
     name: str
     alias: str
+    keep_report: Callable[[str, str], None] = _keep_no_report
 
     def settle(self, step: Settle) -> None:
         """Close an intent that a crash left open."""
@@ -137,6 +148,9 @@ class Hands:
         for number, reason in judgement.rejected.items():
             self._tag(number, contract.TAG_REASON, reason)
             self._tag(number, contract.TAG_STATE, contract.STATE_REJECTED)
+            self._describe(number, f"**Rejected**: {reason}.")
+        if judgement.document:
+            self.keep_report(run_id, judgement.document)
 
     def move(self, entry: Entry, seen: Standing, *, keep_last_good: bool = False) -> str:
         """Intent, alias, commit; the decision's run.

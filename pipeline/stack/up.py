@@ -1,4 +1,4 @@
-"""`relay up`: MLflow, S3 and Relay's server on this box, until Ctrl-C."""
+"""`relay up`: MLflow, S3, the promoter and Relay's server on this box, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from pipeline.stack.local import LocalStack, answers, local_stack, running, writ
 from registry_hooks.settings import ENV_PREFIX, Settings
 
 _SERVER_GRACE_S = 20.0
+_PROMOTER_GRACE_S = 10.0
 _WATCH_S = 0.5
 _EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - where to knock, not where to bind
 
@@ -42,17 +43,21 @@ def run(settings: Settings) -> int:
     # Both explicitly: a shell starts background jobs with SIGINT ignored.
     before = {n: signal.signal(n, signal.default_int_handler) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
-        console.print("starting MLflow, S3 and the server …")
-        with local_stack(settings) as stack, running(server_program(settings, stack, port), data_dir) as server:
+        console.print("starting MLflow, S3, the promoter and the server …")
+        with (
+            local_stack(settings) as stack,
+            running(server_program(settings, stack, port), data_dir) as server,
+            running(promoter_program(settings, stack), data_dir) as promoter,
+        ):
             url = f"http://{_EVERY_ADDRESS.get(settings.serve.host, settings.serve.host)}:{port}"
             server.wait_until(answers(f"{url}/health"), timeout_s=settings.stack.start_timeout_s)
             with _env_file(stack, data_dir) as env_file:
-                console.print(_table(stack, server, url))
+                console.print(_table(stack, server, promoter, url))
                 console.print(
                     f"in other terminals: [bold]source {shlex.quote(str(env_file))}[/bold]   Ctrl-C stops it all",
                     soft_wrap=True,
                 )
-                dead = _wait((*stack.children, server))
+                dead = _wait((*stack.children, server, promoter))
         console.print(f"[red]{dead.name} ended by itself, so everything was stopped[/red]; {dead.log} ends with:")
         console.print(dead.log_tail(), markup=False)
     except KeyboardInterrupt:
@@ -66,14 +71,23 @@ def run(settings: Settings) -> int:
 
 def server_program(settings: Settings, stack: LocalStack, port: int) -> Program:
     """The gateway, told of these very settings and of this stack."""
-    told = {
+    told = {**_told(settings, stack), f"{ENV_PREFIX}SERVE__PORT": str(port)}
+    return Program(name="server", command=[sys.executable, "-P", "-m", "server"], env=told, grace_s=_SERVER_GRACE_S)
+
+
+def promoter_program(settings: Settings, stack: LocalStack) -> Program:
+    """The promoter, told of these very settings and of this stack."""
+    command = [sys.executable, "-P", "-m", "pipeline.promotion"]
+    return Program(name="promoter", command=command, env=_told(settings, stack), grace_s=_PROMOTER_GRACE_S)
+
+
+def _told(settings: Settings, stack: LocalStack) -> dict[str, str]:
+    return {
         **environment(settings),
         **stack.env,
         f"{ENV_PREFIX}REGISTRY__TRACKING_URI": stack.tracking_uri,
         f"{ENV_PREFIX}STORE__ENDPOINT_URL": stack.s3_endpoint_url,
-        f"{ENV_PREFIX}SERVE__PORT": str(port),
     }
-    return Program(name="server", command=[sys.executable, "-P", "-m", "server"], env=told, grace_s=_SERVER_GRACE_S)
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -111,11 +125,12 @@ def _wait(children: tuple[Child, ...]) -> Child:
         time.sleep(_WATCH_S)
 
 
-def _table(stack: LocalStack, server: Child, url: str) -> Table:
+def _table(stack: LocalStack, server: Child, promoter: Child, url: str) -> Table:
     table = Table(title="Relay is up")
     for heading in ("what", "where", "log"):
         table.add_column(heading, overflow="fold")  # a path that was cut cannot be used
     table.add_row("MLflow", f"{stack.tracking_uri}/#/models?workflowType=machine_learning", str(stack.logs["mlflow"]))
     table.add_row(f"S3 ({stack.s3_kind})", f"{stack.s3_endpoint_url} bucket {stack.bucket}", str(stack.logs["s3"]))
     table.add_row("server", f"{url}/models/info", str(server.log))
+    table.add_row("promoter", "relay history", str(promoter.log))
     return table

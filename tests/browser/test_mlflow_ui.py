@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.demo.person import compare_link
+from pipeline.compare_link import compare_link
 from pipeline.demo.world import save_untrained
 from pipeline.stack.local import LocalStack
 from registry_hooks.mlflow_registry import MlflowRegistry

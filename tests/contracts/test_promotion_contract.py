@@ -87,6 +87,7 @@ def test_a_description_of_any_length_is_taken_and_one_of_nothing_is_refused(worl
     version = world.publish()
     world.book.describe_version(world.name, version, "**why** " * 2000)
 
+    assert world.registry.get_version(world.name, version).description.startswith("**why** **why**")
     with pytest.raises(UnknownModelError):
         world.book.describe_version(world.name, version + 1, "?")
 

@@ -9,10 +9,10 @@ from urllib.parse import parse_qs
 
 import pytest
 
+from pipeline.compare_link import compare_link
 from pipeline.demo import tasks, verdict
 from pipeline.demo.gateway_view import ServerState, is_refused, reload_of
 from pipeline.demo.narrator import metrics_line
-from pipeline.demo.person import compare_link
 from pipeline.demo.timeline import MILESTONES, Passage, Reload
 from pipeline.demo.verdict import Answers, Usage
 

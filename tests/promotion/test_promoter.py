@@ -27,7 +27,7 @@ def test_the_first_version_is_promoted_and_a_better_one_after_it(settled: Any) -
     assert settled.production == 2
     assert settled.kinds() == ["promote 1", "promote 2"]
     assert settled.registry.aliases(NAME) == {"Production": 2, "Candidate": 2, "LastGood": 1}
-    assert settled.registry.descriptions[NAME, 2] == "story of 2"
+    assert settled.registry.get_version(NAME, 2).description == "story of 2"
     assert settled.tags(2)[contract.TAG_REASON] == "reason of 2"
     assert settled.registry.model_tags(NAME)[contract.TAG_JUDGED_THROUGH] == "2"
 
@@ -174,7 +174,7 @@ def test_what_cannot_compete_is_rejected_with_its_reason(
     assert settled.production == 2
     assert settled.tags(version)[contract.TAG_STATE] == "rejected"
     assert reason in settled.tags(version)[contract.TAG_REASON]
-    assert reason in settled.registry.descriptions[NAME, version]
+    assert reason in settled.registry.get_version(NAME, version).description
 
 
 def test_an_error_of_the_judge_is_on_record_once_and_nobody_is_judged(settled: Any) -> None:

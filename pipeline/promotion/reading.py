@@ -1,0 +1,63 @@
+"""`relay history` and `relay why N`: decisions in words, read from the registry."""
+
+from __future__ import annotations
+
+from rich.console import Console, Group, RenderableType
+from rich.markdown import Markdown
+from rich.markup import escape
+from rich.table import Table
+
+from pipeline.promotion import ledger
+from pipeline.promotion.acting import Hands
+from pipeline.promotion.ledger import Entry
+from pipeline.promotion.standing import refusals
+from registry_hooks import contract
+
+
+def entries_of(hands: Hands, limit: int) -> list[Entry]:
+    """The newest decisions, newest first."""
+    runs = hands.registry.latest_runs(contract.decisions_experiment(hands.name), limit)
+    return [ledger.from_run(run) for run in runs]
+
+
+def history(hands: Hands, *, limit: int) -> RenderableType:
+    """Who moved the alias, when, to what and why; and what was decided without a move."""
+    title = escape(f"{hands.name}@{hands.alias}")
+    table = Table("when (UTC)", "what", "from", "to", "by", "why", title=title, title_justify="left")
+    for entry in entries_of(hands, limit):
+        what = f"{entry.kind} (void)" if entry.is_void else f"{entry.kind} (open)" if entry.is_open else entry.kind
+        when = f"{entry.at:%Y-%m-%d %H:%M:%S}" if entry.at else "-"
+        moved = (_shown(entry.previous), _shown(entry.target))
+        table.add_row(when, what, *moved, escape(entry.by), escape(entry.because))
+    return table if table.row_count else "nothing has been decided yet"
+
+
+def why(hands: Hands, number: int) -> RenderableType:
+    """Why a version is, or is not, in production.
+
+    Raises:
+        UnknownModelError: There is no such version.
+    """
+    version = hands.registry.get_version(hands.name, number)
+    aliases = sorted(alias for alias, target in hands.registry.aliases(hands.name).items() if target == number)
+    state = version.tags.get(contract.TAG_STATE, "not looked at yet")
+    step = "unknown" if version.step is None else str(version.step)
+    named = f", {', '.join(aliases)}" if aliases else ""
+    parts: list[RenderableType] = [f"[bold]{escape(version.label)}[/bold], step {step}, {state}{named}"]
+    if version.description:
+        parts.append(Markdown(version.description))
+    elif reason := version.tags.get(contract.TAG_REASON):
+        parts.append(escape(reason))
+    parts += [f"server {escape(server)} refused it: {escape(text)}" for server, text in refusals(version).items()]
+    told = [entry for entry in entries_of(hands, 200) if number in (entry.target, entry.previous)]
+    parts += [f"{entry.at:%Y-%m-%d %H:%M} {entry.kind}: {escape(entry.because)}" for entry in told[:5] if entry.at]
+    return Group(*parts)
+
+
+def show(what: RenderableType) -> None:
+    """Print it."""
+    Console(highlight=False).print(what)
+
+
+def _shown(number: int | None) -> str:
+    return "-" if number is None else str(number)
