@@ -1,85 +1,41 @@
-"""A registry in memory with some versions, and a promoter whose judge reads scores from a table."""
+"""Builders of scores."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import pytest
 
-from pipeline.promotion.acting import Hands, Judgement
-from pipeline.promotion.reconciling import Promoter
-from registry_hooks import contract
-from registry_hooks.memory_promotion import MemoryPromotion
-from registry_hooks.records import ModelVersion
+from pipeline.promotion.scores import Scores
 
-NAME = "model"
+Build = Callable[..., Scores]
 
 
-@dataclass
-class Table:
-    """A judge that promotes the candidate with the highest score, if that beats the incumbent's by one.
+@pytest.fixture(scope="session")
+def scored() -> Build:
+    """Scores of a version with the values given; everything else as its equals have it."""
 
-    Attributes:
-        broken: What it says in place of a verdict.
-    """
+    def build(
+        version: int,
+        values: Sequence[float],
+        *,
+        step: int | None = None,
+        item_ids: Sequence[str] | None = None,
+        slices: Sequence[str] | None = None,
+        losses: Sequence[float] | None = None,
+        fingerprint: str = "same",
+    ) -> Scores:
+        n = len(values)
+        return Scores(
+            version=version,
+            digest=f"digest-{version}",
+            step=step,
+            item_ids=tuple(item_ids) if item_ids is not None else tuple(f"item-{i:04}" for i in range(n)),
+            slices=tuple(slices) if slices is not None else ("all",) * n,
+            values=np.array(values, dtype=np.float64),
+            losses=None if losses is None else np.array(losses, dtype=np.float64),
+            fingerprint=fingerprint,
+        )
 
-    scores: dict[int, float] = field(default_factory=dict)
-    broken: str = ""
-    asked: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
-
-    def judge(self, incumbent: ModelVersion, candidates: Sequence[ModelVersion]) -> Judgement:
-        numbers = tuple(candidate.version for candidate in candidates)
-        self.asked.append((incumbent.version, numbers))
-        if self.broken:
-            return Judgement(kind="error", because=self.broken)
-        best = max(numbers, key=lambda number: self.scores.get(number, 0.0))
-        stories = {number: (f"story of {number}", f"reason of {number}") for number in numbers}
-        if self.scores.get(best, 0.0) >= self.scores.get(incumbent.version, 0.0) + 1:
-            return Judgement(kind="promote", because=f"{best} is better", winner=best, stories=stories)
-        return Judgement(kind="keep", because="none is better", stories=stories)
-
-
-@dataclass
-class World:
-    """All that a test of the promoter needs."""
-
-    registry: MemoryPromotion = field(default_factory=MemoryPromotion)
-    table: Table = field(default_factory=Table)
-    _days: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
-
-    def __post_init__(self) -> None:
-        self.hands = Hands(registry=self.registry, book=self.registry, name=NAME, alias=contract.ALIAS_PRODUCTION)
-        self.promoter = Promoter(hands=self.hands, judge=self.table, clock=self.now)
-
-    def now(self) -> datetime:
-        return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=next(self._days))
-
-    def publish(self, *, score: float = 0.0, digest: str | None = None, **tags: str) -> int:
-        """A version as `relay publish` makes it."""
-        number = len(self.registry._models[NAME].versions) + 1 if NAME in self.registry._models else 1
-        all_tags = {contract.TAG_MANIFEST: digest or f"{number:064x}", contract.TAG_STEP: str(number * 100)}
-        more = {f"relay.{key}": value for key, value in tags.items()}
-        version = self.registry.add_version(NAME, artifact_uri=f"s3://b/{number}", tags=all_tags | more)
-        self.table.scores[version.version] = score
-        return version.version
-
-    def person_moves(self, number: int | None) -> None:
-        self.registry.set_alias(NAME, contract.ALIAS_PRODUCTION, number)
-
-    @property
-    def production(self) -> int | None:
-        return self.registry.aliases(NAME).get(contract.ALIAS_PRODUCTION)
-
-    def kinds(self) -> list[str]:
-        return [f"{record.params['kind']} {record.params['target']}" for record in self.registry.records]
-
-    def tags(self, number: int) -> dict[str, str]:
-        return dict(self.registry.get_version(NAME, number).tags)
-
-
-@pytest.fixture
-def world() -> World:
-    return World()
+    return build
