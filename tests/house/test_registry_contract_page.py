@@ -14,7 +14,7 @@ PAGE = (ROOT / "docs" / "registry-contract.md").read_text(encoding="utf-8")
 
 def spelled() -> dict[str, str]:
     """Every name of the contract, with the constant or function that spells it."""
-    constants = {name: value for name, value in vars(contract).items() if name.isupper()}
+    constants = {name: value for name, value in vars(contract).items() if name.isupper() and name[0] != "_"}
     names = {
         text: constant
         for constant, value in constants.items()
