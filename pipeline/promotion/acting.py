@@ -127,7 +127,7 @@ class Hands:
             self._tag(number, contract.TAG_REASON, because)
             self._tag(number, contract.TAG_STATE, contract.STATE_QUARANTINED)
             self._describe(number, f"**Quarantined**: {because}.")
-        events.logger().error("version.quarantined", versions=numbers, because=because)
+        events.logger().warning("version.quarantined", versions=numbers, because=because)
         return numbers
 
     def conclude(self, judgement: Judgement, seen: Standing, *, now: datetime) -> None:

@@ -60,7 +60,7 @@ def reconcile(
     from pipeline.promotion.stepping import next_step
     from registry_hooks import events
 
-    events.configure("WARNING")
+    events.configure("ERROR")
     loaded = _load(config, test_set)
     with wiring.promoter_of(loaded) as (one, _):
         if dry_run:
@@ -166,7 +166,7 @@ def _hands(config: Path | None) -> Iterator[Hands]:
     from pipeline.promotion import wiring
     from registry_hooks import events
 
-    events.configure("WARNING")
+    events.configure("ERROR")
     with wiring.hands_of(_load(config)) as hands:
         yield hands
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import signal
 import tempfile
@@ -184,6 +185,8 @@ def other_promoter(beat: str | None, *, now: datetime) -> str | None:
 
 
 def _scheduler() -> BackgroundScheduler:
+    # A pass that is late because the one before it scores something is no news.
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)
     return BackgroundScheduler(
         jobstores={"default": MemoryJobStore()},
         executors={"default": ThreadPoolExecutor(1)},
