@@ -51,7 +51,6 @@ TAG_BECAUSE = "relay.because"
 TAG_EVALUATION_PREFIX = "relay.evaluation."
 # Folder of those files below the run's artifacts.
 EVALUATION_DIR = "evaluation"
-_DIGEST_SHOWN_CHARS = 12
 
 # Files of a published version, relative to its artifact root.
 MODEL_DIR = "model"
@@ -106,12 +105,17 @@ def refused_tag(server: str) -> str:
 
 def evaluation_tag(test_set_digest: str) -> str:
     """The tag on a version's run that says how it was scored on the test set of that digest."""
-    return TAG_EVALUATION_PREFIX + test_set_digest[:_DIGEST_SHOWN_CHARS]
+    return TAG_EVALUATION_PREFIX + _short(test_set_digest)
 
 
 def scores_file(test_set_digest: str) -> str:
     """Where the per-item scores on the test set of that digest lie, relative to the artifacts of the version's run."""
-    return f"{EVALUATION_DIR}/{test_set_digest[:_DIGEST_SHOWN_CHARS]}.parquet"
+    return f"{EVALUATION_DIR}/{_short(test_set_digest)}.parquet"
+
+
+def _short(digest: str) -> str:
+    """As much of a digest as people compare."""
+    return digest[:12]
 
 
 def published_files(names: Iterable[str]) -> list[str]:

@@ -95,6 +95,7 @@ class _Task:
 def _scored(task: _Task, version: ModelVersion, console: Console) -> bool:
     """Whether a version was scored; where it was not, says why, and the next one has its turn."""
     try:
+        task.book.artifact_root(version)  # better known before the work than after it
         cache = cache_of(task.settings, task.conduct)
         folder = fetch_version(version, reader=task.store, cache=cache, settings=task.settings, conduct=task.conduct)
         evaluation = evaluate(
