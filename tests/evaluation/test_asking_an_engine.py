@@ -112,7 +112,7 @@ def test_a_refusal_names_the_item_and_shows_why(ask: Callable[..., Any], script:
 def test_an_answer_that_is_no_json_is_an_error(ask: Callable[..., Any], script: Script) -> None:
     script.replies = [(200, "<html>", {})]
 
-    with pytest.raises(EvaluationError, match="item 'q1'.*not JSON"):
+    with pytest.raises(EvaluationError, match=r"item 'q1'.*not JSON"):
         ask()
 
 
@@ -126,7 +126,7 @@ def test_silence_is_an_error_that_may_pass(ask: Callable[..., Any], script: Scri
 
 
 def test_nobody_there_is_an_error_that_may_pass(ask: Callable[..., Any]) -> None:
-    with pytest.raises(EvaluationError, match="item 'q1'.*went away") as refused:
+    with pytest.raises(EvaluationError, match=r"item 'q1'.*went away") as refused:
         ask(base_url="http://127.0.0.1:9")
 
     assert refused.value.transient

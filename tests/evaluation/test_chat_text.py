@@ -95,5 +95,5 @@ def test_a_broken_tokenizer_config_is_named(tmp_path: Path) -> None:
     folder = folder_with(tmp_path, None)
     (folder / "tokenizer_config.json").write_text("{")
 
-    with pytest.raises(NotACheckpointError, match="tokenizer_config.json"):
+    with pytest.raises(NotACheckpointError, match=r"tokenizer_config.json"):
         ChatText(folder)

@@ -36,6 +36,16 @@ LINES = (
 )
 
 
+class Silence:
+    """A progress bar that nobody sees."""
+
+    def begin(self, stage: str, total_bytes: int) -> None: ...
+
+    def advance(self, stage: str, num_bytes: int) -> None: ...
+
+    def end(self, stage: str, seconds: float) -> None: ...
+
+
 @pytest.fixture(scope="module")
 def settings(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     cache = tmp_path_factory.mktemp("cache")
@@ -71,6 +81,7 @@ def version(settings: Settings, registry: MlflowRegistry, tiny_checkpoint: Path,
         writer=S3Store(settings.store, settings.s3_endpoint_url),
         settings=settings,
         options=PublishOptions(),
+        progress=Silence(),
     ).version
     MlflowClient(settings.tracking_uri).set_registered_model_alias(NAME, "Production", str(published.version))
     assert evaluate_command.run(["@Production"], settings=settings, test_set=test_file) == 0

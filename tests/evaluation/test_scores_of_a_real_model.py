@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -82,6 +83,13 @@ def direct(lively: Path) -> Direct:
     return Direct(lively)
 
 
+def assert_same_scores(one: Evaluation, other: Evaluation) -> None:
+    """Equal but for the last digits of the losses: which items share a batch is a matter of chance."""
+    for mine, theirs in zip(one.items, other.items, strict=True):
+        assert replace(mine, loss=0.0) == replace(theirs, loss=0.0)
+        assert mine.loss == pytest.approx(theirs.loss, abs=1e-5)
+
+
 def test_every_loss_and_choice_is_that_of_a_direct_computation(scored: Scored, direct: Direct) -> None:
     asked, _, evaluation = scored
     by_id = {item.item_id: item for item in evaluation.items}
@@ -114,7 +122,7 @@ def test_the_same_evaluation_again_gives_the_same_scores_and_fingerprint(
     _, items, first = scored
     again = evaluate(lively, items, settings=engine, deadline_s=DEADLINE_S)
 
-    assert again.items == first.items
+    assert_same_scores(again, first)
     assert again.fingerprint == first.fingerprint
 
 
@@ -127,5 +135,5 @@ def test_another_chat_template_is_another_fingerprint(
     (other / "chat_template.jinja").write_text(template + "{# another, of the same effect #}")
     found = evaluate(other, items, settings=engine, deadline_s=DEADLINE_S)
 
-    assert found.items == first.items
+    assert_same_scores(found, first)
     assert found.fingerprint != first.fingerprint

@@ -62,7 +62,7 @@ def test_an_engine_that_is_killed_in_the_middle_gives_no_scores(
 
     monkeypatch.setattr(evaluating, "start_engine", start_and_kill)
     many = test_sets.build([item for item in items.items for _ in range(20)], name="many")
-    with pytest.raises(EvaluationError, match="the engine ended while it was asked.*SIGKILL") as failed:
+    with pytest.raises(EvaluationError, match=r"the engine ended while it was asked.*SIGKILL") as failed:
         evaluate(lively, many, settings=engine, deadline_s=60)
 
     assert failed.value.transient
@@ -80,7 +80,7 @@ def test_another_program_that_dies_gives_no_scores(lively: Path, items: TestSet)
 @pytest.mark.integration
 def test_an_engine_that_hangs_is_killed_at_the_deadline(lively: Path, items: TestSet) -> None:
     started = time.monotonic()
-    with pytest.raises(EvaluationError, match="not done after 6 s.*nothing was scored") as failed:
+    with pytest.raises(EvaluationError, match=r"not done after 6 s.*nothing was scored") as failed:
         evaluate(lively, items, settings=scripted("hang"), deadline_s=6)
 
     assert (failed.value.stage, failed.value.transient) == ("deadline", True)
@@ -90,7 +90,7 @@ def test_an_engine_that_hangs_is_killed_at_the_deadline(lively: Path, items: Tes
 @pytest.mark.integration
 def test_an_engine_that_is_silent_too_long_is_given_up_before_the_deadline(lively: Path, items: TestSet) -> None:
     patience = Conduct(ask_timeout_s=0.5)
-    with pytest.raises(EvaluationError, match="did not answer within 0.5 s") as failed:
+    with pytest.raises(EvaluationError, match=r"did not answer within 0.5 s") as failed:
         evaluate(lively, items, settings=scripted("hang"), deadline_s=60, conduct=patience)
 
     assert failed.value.transient
@@ -148,7 +148,7 @@ def test_a_start_that_takes_too_long_ends_at_the_deadline(lively: Path, engine: 
 def test_an_item_that_does_not_fit_is_named(lively: Path, engine: EngineSettings, write: Callable[..., Path]) -> None:
     items = test_sets.load(write({"id": "long", "prompt": "x" * 300, "answer": "y"}))
 
-    with pytest.raises(EvaluationError, match="item 'long'.*longest text is 256 tokens") as failed:
+    with pytest.raises(EvaluationError, match=r"item 'long'.*longest text is 256 tokens") as failed:
         evaluate(lively, items, settings=engine, deadline_s=60)
 
     assert not failed.value.transient
@@ -157,7 +157,7 @@ def test_an_item_that_does_not_fit_is_named(lively: Path, engine: EngineSettings
 def test_a_folder_without_a_tokenizer_is_refused_before_anything_starts(
     tmp_path: Path, engine: EngineSettings, items: TestSet
 ) -> None:
-    with pytest.raises(NotACheckpointError, match="tokenizer.json"):
+    with pytest.raises(NotACheckpointError, match=r"tokenizer.json"):
         evaluate(tmp_path, items, settings=engine, deadline_s=60)
 
 
