@@ -128,7 +128,8 @@ async def _ask_all(
     except TimeoutError as error:
         raise clock.over("asking") from error
     except EvaluationError as error:
-        await asyncio.sleep(_DEATH_SEEN_S)  # a connection breaks a moment before its process is seen to be gone
+        if error.transient:  # a connection breaks a moment before its process is seen to be gone
+            await asyncio.sleep(_DEATH_SEEN_S)
         if error.transient and not engine.is_alive():
             raise EvaluationError(
                 f"the engine ended while it was asked{engine.last_words()}; nothing was scored",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -20,6 +21,7 @@ from registry_hooks.s3_store import S3Store
 from registry_hooks.settings import Settings
 
 MAX_VERSIONS = 100
+_FILE_WIDTH = 240
 
 
 def run(*, settings: Settings) -> int:
@@ -41,7 +43,8 @@ def run(*, settings: Settings) -> int:
         )
     finally:
         registry.close()
-    show(found, Console(highlight=False), test_set=names)
+    # Where nobody looks at a terminal, a table may be as wide as it needs.
+    show(found, Console(highlight=False, width=None if sys.stdout.isatty() else _FILE_WIDTH), test_set=names)
     return 0
 
 
@@ -94,6 +97,8 @@ def show(found: Ranking, console: Console, *, test_set: ScoreEntry | None) -> No
 
 def _table(rows: Sequence[Row], slices: Sequence[str]) -> Table:
     table = Table("version", "step", "score", "95 %", "loss", *map(escape, slices), "state", "aliases")
+    for column in table.columns:
+        column.overflow = "fold"  # a name that does not fit goes on in the next line, not away
     for row in rows:
         overall, by_slice = row.evaluation.overall, row.evaluation.slices
         mark = "" if row.is_comparable else " *"
