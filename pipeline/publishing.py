@@ -44,11 +44,13 @@ class PublishOptions:
         run_id: The training run; None for one that is made, and shared by all checkpoints of the training.
         step: Where neither the Trainer nor the folder's name says.
         code_dir: Work tree of the training code.
+        origin: The folder that the trainer wrote, where the one that is published is a copy of it, or links to it.
     """
 
     run_id: str | None = None
     step: int | None = None
     code_dir: Path = field(default_factory=Path)
+    origin: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +93,7 @@ def publish(
     """
     watch = Stopwatch(progress)
     with watch.stage("validate"):
-        checkpoint = checkpoints.inspect(folder, step=options.step)
+        checkpoint = replace(checkpoints.inspect(folder, step=options.step), origin=options.origin or folder)
         lineage = lineages.lineage_of(checkpoint, code_dir=options.code_dir)
     # The engine imports torch while the files are hashed.
     with scratch_dir() as scratch, GoldenRecorder(settings.engine) as recorder:

@@ -12,7 +12,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("registry_hooks", "server", "pipeline")
 
-TORCH_ROOMS = ("server/engine/*.py", "pipeline/conversion.py", "pipeline/demo/*.py")
+TORCH_ROOMS = (
+    "server/engine/*.py",
+    "pipeline/conversion.py",
+    "pipeline/merging.py",
+    "pipeline/demo/*.py",
+    "pipeline/watching/callback.py",
+)
 WEB_ROOMS = ("server/gateway/*.py", "server/engine/*.py")
 TERMINAL_ROOMS = (
     "pipeline/cli.py",

@@ -10,7 +10,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("registry_hooks", "server", "pipeline")
-HEAVY_ROOMS = ("server.engine", "pipeline.conversion", "pipeline.demo")
+HEAVY_ROOMS = (
+    "server.engine",
+    "pipeline.conversion",
+    "pipeline.merging",
+    "pipeline.demo",
+    "pipeline.watching.callback",
+)
 # The rule's arithmetic needs numpy and scipy; commands import these rooms when they run.
 NUMERIC_ROOMS = tuple(
     f"pipeline.promotion.{room}"

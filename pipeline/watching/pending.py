@@ -1,0 +1,221 @@
+"""A bounded queue on disk of checkpoints that wait to be published; it outlives processes, and the trainer's folders.
+
+A save is staged by hard links: no byte is copied, and the trainer may delete its folder at any time afterwards. What is
+in the queue is whole: an entry is built under a hidden name and renamed, and goes by being renamed. A hidden name that
+is found while nobody builds is what a killed process left, and is removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pipeline import checkpoint as checkpoints
+from pipeline.lineage import TRAINING_ARGS_FILE
+from pipeline.watching import entries as papers
+from pipeline.watching.entries import Entry, Paper
+from pipeline.watching.seen import SeenSaves
+from registry_hooks import durable, events, file_lock
+from registry_hooks.errors import NotACheckpointError, UserError
+
+DEFAULT_NAME = ".relay-pending"
+FAILED_NAME = "failed"
+MAX_FAILED = 4
+_STAGING, _GONE = ".staging-", ".gone-"
+_QUEUE_LOCK, _PUBLISHER_LOCK, _SEEN_FILE = ".queue.lock", ".publisher.lock", ".seen.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Staged:
+    """What staging did.
+
+    Attributes:
+        entry: None when this very save had been staged before.
+        dropped: Entries that had to go since the queue was full.
+    """
+
+    entry: Entry | None
+    dropped: tuple[Entry, ...] = ()
+
+
+class PendingQueue:
+    """Staged checkpoints in `folder`; any thread of any process of this machine may use it.
+
+    Args:
+        folder: Made if need be. Best on the file system of the checkpoints: elsewhere, files are copied.
+        max_pending: With more, the oldest is dropped that nobody is publishing just now.
+        target: Names where the entries are published, so that a save is remembered for that alone.
+
+    Raises:
+        UserError: The folder cannot be made or written.
+    """
+
+    def __init__(self, folder: Path, *, max_pending: int = 8, target: str = "") -> None:
+        self.folder = folder
+        self._max_pending = max(1, max_pending)
+        self._target = target
+        self._seen = SeenSaves(folder / _SEEN_FILE)
+        try:
+            (folder / FAILED_NAME).mkdir(parents=True, exist_ok=True)
+            for name in (_QUEUE_LOCK, _PUBLISHER_LOCK):
+                (folder / name).touch()
+        except OSError as error:
+            raise UserError(
+                f"{folder}, where checkpoints wait to be published, cannot be written ({error.strerror}); nothing is "
+                "published: make it writable, or name another folder"
+            ) from error
+
+    def stage(self, folder: Path, *, parent_run_id: str | None = None, code_dir: Path = Path()) -> Staged:
+        """Take the checkpoint in `folder` into the queue; its files are read no further than their headers.
+
+        Raises:
+            NotACheckpointError: It cannot be published; says why.
+        """
+        found = checkpoints.inspect(folder)
+        with file_lock.exclusive(self.folder / _QUEUE_LOCK):
+            self._sweep()
+            fingerprint = papers.fingerprint(folder, self._target)
+            if self._seen.has(folder.name, fingerprint):
+                return Staged(entry=None)
+            building = self.folder / f"{_STAGING}{secrets.token_hex(4)}"
+            try:
+                _link_all(found, building / folder.name)
+                entry = Entry(
+                    folder=self.folder / f"{folder.name}.{secrets.token_hex(4)}",
+                    paper=Paper(
+                        name=folder.name,
+                        origin=folder.resolve(),
+                        step=found.step,
+                        staged_at=datetime.now(UTC),
+                        parent_run_id=parent_run_id,
+                        code_dir=code_dir.resolve(),
+                        files=papers.stamps(building / folder.name),
+                    ),
+                )
+                Entry(folder=building, paper=entry.paper).write_paper()
+                building.rename(entry.folder)
+            except BaseException:
+                shutil.rmtree(building, ignore_errors=True)
+                raise
+            durable.sync_folder(self.folder)
+            self._seen.remember(folder.name, fingerprint)
+            return Staged(entry=entry, dropped=self._make_room(entry))
+
+    def has_seen(self, folder: Path) -> bool:
+        """Whether the very save in `folder` was staged before, by whomever."""
+        return self._seen.has(folder.name, papers.fingerprint(folder, self._target))
+
+    def has_room(self) -> bool:
+        """Whether one more can be staged without dropping another."""
+        return len(self.entries()) < self._max_pending
+
+    def entries(self) -> list[Entry]:
+        """What waits, oldest first."""
+        with contextlib.suppress(OSError):
+            return _entries_in(self.folder)
+        return []
+
+    def failed(self) -> list[Entry]:
+        """What was given up, oldest first; `entry.paper.failed_because` says why."""
+        return _entries_in(self.folder / FAILED_NAME)
+
+    @contextmanager
+    def claimed(self, entry: Entry) -> Iterator[bool]:
+        """Keep `entry` from being dropped; yields whether it is there and nobody else has it."""
+        try:
+            fd = file_lock.try_exclusive(entry.paper_path)
+        except OSError:
+            fd = None
+        try:
+            yield fd is not None
+        finally:
+            if fd is not None:
+                os.close(fd)
+
+    def done(self, entry: Entry) -> None:
+        """It is published: remove it."""
+        self._remove(entry)
+
+    def fail(self, entry: Entry, because: str) -> None:
+        """Move it to `failed/`, with the reason in its paper; the oldest of too many there is removed."""
+        given_up = entry.given_up(because)
+        try:
+            given_up.write_paper()
+            entry.folder.rename(self.folder / FAILED_NAME / entry.folder.name)
+        except OSError:  # a person removed it
+            self._remove(entry)
+        for old in self.failed()[:-MAX_FAILED]:
+            events.logger().warning("checkpoint.forgotten", checkpoint=old.paper.name, because="too many have failed")
+            self._remove(old)
+
+    def try_lead(self) -> int | None:
+        """An open descriptor that makes this process the one that publishes; None while another one is."""
+        return file_lock.try_exclusive(self.folder / _PUBLISHER_LOCK)
+
+    def _make_room(self, newest: Entry) -> tuple[Entry, ...]:
+        waiting = self.entries()
+        dropped: list[Entry] = []
+        for entry in waiting:
+            if len(waiting) - len(dropped) <= self._max_pending or entry.folder == newest.folder:
+                break
+            with self.claimed(entry) as is_mine:
+                if is_mine:
+                    self._remove(entry)
+                    self._seen.forget(entry.paper.name)
+                    dropped.append(entry)
+        for entry in dropped:
+            events.logger().warning(
+                "checkpoint.dropped", checkpoint=entry.paper.name, step=entry.paper.step, max_pending=self._max_pending
+            )
+        return tuple(dropped)
+
+    def _remove(self, entry: Entry) -> None:
+        gone = self.folder / f"{_GONE}{secrets.token_hex(4)}"
+        with contextlib.suppress(OSError):
+            entry.folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+    def _sweep(self) -> None:
+        for leftover in self.folder.iterdir():
+            if leftover.name.startswith((_STAGING, _GONE)):
+                shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _entries_in(folder: Path) -> list[Entry]:
+    candidates = [path for path in folder.iterdir() if not path.name.startswith(".") and path.name != FAILED_NAME]
+    found = (papers.read(path) for path in candidates)
+    return sorted((entry for entry in found if entry is not None), key=lambda entry: entry.age_key)
+
+
+def _link_all(found: checkpoints.Checkpoint, target: Path) -> None:
+    target.mkdir(parents=True)
+    arguments = found.folder / TRAINING_ARGS_FILE
+    try:
+        for source in (*(found.folder / name for name in found.files), *([arguments] if arguments.is_file() else [])):
+            _link(source, target / source.name)
+    except OSError as error:
+        raise NotACheckpointError(
+            f"{found.folder} could not be staged ({error}): the trainer removed it meanwhile, or the disk is full; "
+            "it is not published"
+        ) from error
+    durable.sync_folder(target)
+
+
+def _link(source: Path, target: Path) -> None:
+    """A second name for the same bytes; a copy where the file system has none to give."""
+    whole = source.resolve(strict=True)  # a link to a symlink would go with the trainer's folder
+    try:
+        os.link(whole, target)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        shutil.copy2(whole, target)
+        with target.open("rb") as copy:
+            os.fsync(copy.fileno())
