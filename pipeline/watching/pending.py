@@ -82,7 +82,7 @@ class PendingQueue:
         with file_lock.exclusive(self.folder / _QUEUE_LOCK):
             self._sweep()
             fingerprint = papers.fingerprint(folder, self._target)
-            if self._seen.has(folder.name, fingerprint):
+            if self.has_seen(folder):
                 return Staged(entry=None)
             building = self.folder / f"{_STAGING}{secrets.token_hex(4)}"
             try:
@@ -109,8 +109,11 @@ class PendingQueue:
             return Staged(entry=entry, dropped=self._make_room(entry))
 
     def has_seen(self, folder: Path) -> bool:
-        """Whether the very save in `folder` was staged before, by whomever."""
-        return self._seen.has(folder.name, papers.fingerprint(folder, self._target))
+        """Whether the very save in `folder` was staged before, by whomever, or waits already for whichever target."""
+        if self._seen.has(folder.name, papers.fingerprint(folder, self._target)):
+            return True
+        stamps = papers.stamps(folder)
+        return any(entry.paper.name == folder.name and entry.paper.files == stamps for entry in self.entries())
 
     def has_room(self) -> bool:
         """Whether one more can be staged without dropping another."""
