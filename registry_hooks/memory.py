@@ -144,6 +144,12 @@ class MemoryRegistry:
         with self._answering():
             return tuple([record for record in reversed(self.records) if record.experiment == experiment][:limit])
 
+    def newest_versions(self, name: str, limit: int) -> Sequence[ModelVersion]:
+        """The newest versions, newest first."""
+        with self._answering():
+            versions = self._models[name].versions.values() if name in self._models else ()
+            return tuple(sorted(versions, key=lambda version: version.version, reverse=True)[:limit])
+
     # CheckpointCatalog.
 
     def find_version(self, name: str, digest: str) -> ModelVersion | None:

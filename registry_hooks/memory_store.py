@@ -29,7 +29,7 @@ class _Object:
 
 
 class MemoryStore:
-    """Objects in a dictionary. Implements `ports.ObjectReader` and `ports.ObjectWriter`.
+    """Objects in a dictionary. Implements the ports `ObjectReader`, `ObjectWriter` and `ObjectTrial`.
 
     Attributes:
         down: While true, nothing answers.
@@ -69,6 +69,11 @@ class MemoryStore:
         self._admit(uri)
         with self._lock:
             self._objects[uri] = _Object(data=bytes(data))
+
+    def delete(self, uri: str) -> None:
+        self._admit(uri)
+        with self._lock:
+            self._objects.pop(uri, None)
 
     def upload(self, path: Path, entry: FileEntry, uri: str, progress: Progress) -> None:
         self._admit(uri)

@@ -117,6 +117,16 @@ class MlflowRegistry:
         )
         return tuple(_record_of(experiment, run) for run in answer.get("runs", ()))
 
+    def newest_versions(self, name: str, limit: int) -> Sequence[ModelVersion]:
+        """The newest versions, newest first; empty when there is no such model."""
+        answer = self.rest.get(
+            "/model-versions/search",
+            filter=f"name = {quoted(name)}",
+            max_results=str(limit),
+            order_by="version_number DESC",
+        )
+        return tuple(self.version_of(document) for document in answer.get("model_versions", ()))
+
     def version_of(self, document: Mapping[str, Any]) -> ModelVersion:
         """The record of a version as MLflow's REST API shows it."""
         source = str(document.get("source", ""))

@@ -9,8 +9,11 @@ and with a server that is down it retries for minutes. What people set for it ke
 from __future__ import annotations
 
 import configparser
+import email.utils
 import ssl
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,7 @@ INVALID_VALUE = "INVALID_PARAMETER_VALUE"
 # uvicorn closes idle connections after 5 s: let go of them first, so that no request meets a closing one.
 _KEEPALIVE_S = 3.0
 _ANSWER_SHOWN_CHARS = 300
+_MAX_VERSION_CHARS = 50
 
 Absent = Callable[[str, str], bool]
 """Says of MLflow's error code and message whether they only mean that there is no such thing."""
@@ -42,6 +46,18 @@ class Answer(dict[str, Any]):
 
     def __missing__(self, key: str) -> Any:
         raise RegistryError(f"an answer without {key!r}: this is not MLflow, or one that this Relay does not know")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerFacts:
+    """What an MLflow server says of itself.
+
+    Attributes:
+        clock: Its time, to the second; None when it does not say.
+    """
+
+    version: str
+    clock: datetime | None
 
 
 class MlflowRest:
@@ -79,6 +95,18 @@ class MlflowRest:
         """Close all connections."""
         self._client.close()
 
+    def server_facts(self) -> ServerFacts:
+        """Version and clock of the server, which tells them also to those whom it lets do nothing else.
+
+        Raises:
+            RegistryUnavailableError: No answer in time, 5xx or 429.
+            RegistryError: This is not MLflow.
+        """
+        response = self._request("GET", "/version")
+        if response.status_code != httpx.codes.OK or len(response.text) > _MAX_VERSION_CHARS:
+            raise self._refusal(response, "", response.text[:_ANSWER_SHOWN_CHARS].strip())
+        return ServerFacts(version=response.text.strip(), clock=_clock(response))
+
     def get(self, path: str, **params: str) -> Answer:
         """The answer to a GET; the errors of `call`."""
         return self.call("GET", path, params=params) or Answer()
@@ -108,21 +136,29 @@ class MlflowRest:
             UnknownModelError: MLflow has no such thing, and `absent` does not accept that.
             RegistryError: Any other answer but 200 with JSON.
         """
-        try:
-            response = self._client.request(
-                method, API + path, params=params, json=body, timeout=self._timeouts[method == "GET"]
-            )
-        except httpx.HTTPError as error:
-            raise RegistryUnavailableError(
-                f"MLflow at {self.tracking_uri} did not answer ({type(error).__name__}: {error}): check that it runs "
-                "and can be reached from here"
-            ) from error
+        response = self._request(method, API + path, params=params, body=body)
         if response.status_code == httpx.codes.OK:
             return self._document(response)
         code, message = _error_of(response)
         if absent(code, message):
             return None
         raise self._refusal(response, code, message)
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: Mapping[str, object] | None = None,
+    ) -> httpx.Response:
+        try:
+            return self._client.request(method, path, params=params, json=body, timeout=self._timeouts[method == "GET"])
+        except httpx.HTTPError as error:
+            raise RegistryUnavailableError(
+                f"MLflow at {self.tracking_uri} did not answer ({type(error).__name__}: {error}): check that it runs "
+                "and can be reached from here"
+            ) from error
 
     def _document(self, response: httpx.Response) -> Answer:
         try:
@@ -210,6 +246,13 @@ def _tls(environ: Mapping[str, str]) -> ssl.SSLContext | bool:
     except (OSError, ssl.SSLError) as error:
         raise SettingsError(f"MLFLOW_TRACKING_*_CERT_PATH cannot be used: {error}") from error
     return context
+
+
+def _clock(response: httpx.Response) -> datetime | None:
+    try:
+        return email.utils.parsedate_to_datetime(response.headers.get("date", ""))
+    except ValueError:
+        return None
 
 
 def _error_of(response: httpx.Response) -> tuple[str, str]:

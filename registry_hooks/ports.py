@@ -69,6 +69,9 @@ class ModelOverview(Protocol):
     def latest_runs(self, experiment: str, limit: int) -> Sequence[RunRecord]:
         """The newest runs of an experiment, newest first; empty when there is no such experiment."""
 
+    def newest_versions(self, name: str, limit: int) -> Sequence[ModelVersion]:
+        """The newest versions, newest first; empty when there is no such model."""
+
 
 class VersionBook(Protocol):
     """What the promoter needs of versions and aliases, beside what servers read."""
@@ -184,3 +187,19 @@ class ObjectWriter(Protocol):
         Raises:
             CorruptFileError: The file changed since it was hashed; no object was made.
         """
+
+
+class ObjectTrial(Protocol):
+    """What `relay doctor` needs of the store: a small object that comes and goes. The errors of the two above."""
+
+    def write(self, uri: str, data: bytes) -> None:
+        """One small object."""
+
+    def read(self, uri: str, max_bytes: int) -> bytes:
+        """One small object, whole."""
+
+    def read_into(self, uri: str, start: int, buffer: memoryview) -> None:
+        """Fill `buffer` with the object's bytes from `start` on."""
+
+    def delete(self, uri: str) -> None:
+        """Remove one object, also when it was not there."""

@@ -42,7 +42,7 @@ class Credentials:
 
 
 class S3Store:
-    """Objects in S3. Implements `ports.ObjectReader` and `ports.ObjectWriter`; any thread may use it.
+    """Objects in S3. Implements the ports `ObjectReader`, `ObjectWriter` and `ObjectTrial`; any thread may use it.
 
     Credentials are those of the usual AWS environment and files unless given here.
     """
@@ -99,6 +99,11 @@ class S3Store:
         with translated(self._call("writing", uri)):
             self._client.put_object(Bucket=bucket, Key=key, Body=data, ChecksumSHA256=_checksum(data))
 
+    def delete(self, uri: str) -> None:
+        bucket, key = split(uri)
+        with translated(self._call("deleting", uri)):
+            self._client.delete_object(Bucket=bucket, Key=key)
+
     def upload(self, path: Path, entry: FileEntry, uri: str, progress: Progress) -> None:
         bucket, key = split(uri)
         with translated(self._call("uploading to", uri)):
@@ -117,6 +122,17 @@ class S3Store:
 
     def _call(self, what: str, uri: str) -> Call:
         return Call(what=what, uri=uri, endpoint=self._endpoint)
+
+
+def credentials_source() -> str | None:
+    """Where the usual AWS environment and files have a key pair, such as `env`; None when they have none.
+
+    Raises:
+        SettingsError: They contradict each other, or cannot be read.
+    """
+    with translated(Call(what="looking for", uri="credentials", endpoint=None)):
+        found = boto3.session.Session().get_credentials()
+        return str(found.method) if found else None
 
 
 def _connect(settings: StoreSettings, endpoint_url: str | None, credentials: Credentials | None) -> S3Client:

@@ -186,6 +186,16 @@ def test_all_aliases_are_shown_with_their_versions(world: World, name: str) -> N
     assert dict(world.registry.aliases(name)) == {"Production": 1, "production": 2}
 
 
+def test_the_newest_versions_come_first_and_whole(world: World, name: str) -> None:
+    published = [publish(world, draft_of(name, step=step), {"relay.state": "admitted"})[1] for step in (10, 20, 30)]
+
+    newest = world.registry.newest_versions(name, 2)
+
+    assert tuple(newest) == (published[2], published[1])
+    assert newest[0].tags["relay.state"] == "admitted"
+    assert tuple(world.registry.newest_versions("nobody", 5)) == ()
+
+
 def test_an_event_is_a_run_and_the_newest_comes_first(world: World, name: str) -> None:
     experiment = contract.deployments_experiment(name)
     records = [

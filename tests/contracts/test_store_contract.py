@@ -107,6 +107,20 @@ def test_what_is_written_is_read(case: Case) -> None:
     assert case.store.read(f"{case.root}/a", 5) == b"hello"
 
 
+def test_what_is_deleted_is_gone_and_deleting_nothing_is_no_error(case: Case) -> None:
+    case.store.write(f"{case.root}/a", b"hello")
+    case.store.write(f"{case.root}/b", b"a neighbour")
+
+    case.store.delete(f"{case.root}/a")
+    case.store.delete(f"{case.root}/a")
+
+    assert [item.key for item in case.store.list_objects(case.root)] == ["b"]
+    with pytest.raises(AccessDeniedError):
+        case.denied.delete(f"{case.root}/b")
+    with pytest.raises(StoreUnavailableError):
+        case.down.delete(f"{case.root}/b")
+
+
 def test_listing_is_sorted_below_the_prefix_and_of_nothing_else(case: Case) -> None:
     for key in ("b/2", "b/10", "a", "b.txt"):
         case.store.write(f"{case.root}/x/{key}", key.encode())
