@@ -1,58 +1,76 @@
-"""`relay status`: what the alias says, what each server really serves, and how far apart they are."""
+"""`relay status`: where checkpoints are on their way, who holds them up, and what each server really serves."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
+from pathlib import Path
 
-import httpx
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 
+from pipeline.server_view import ServerView, server_views
 from registry_hooks import contract
 from registry_hooks.ports import ModelOverview
-from registry_hooks.records import RunRecord
+from registry_hooks.records import ModelVersion, RunRecord
 from registry_hooks.settings import Settings
 
-ASK_TIMEOUT_S = 2.0
+NUM_VERSIONS_SEEN = 25
+PENDING_FILE = "relay-pending.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServerView:
-    """One server, as it answers now or, failing that, as it last wrote into the registry.
+class Mark:
+    """A hold or a freeze. A person may have typed the tag in MLflow's UI: then all of it is `why`."""
 
-    Attributes:
-        is_live: Whether the server itself answered.
-        seen_s_ago: Seconds since its last heartbeat.
-        behind_s: How long the alias has named something that it does not serve; None when nobody knows.
-    """
+    who: str
+    why: str
+    since: str
 
-    name: str
-    url: str
-    is_live: bool
-    seen_s_ago: float
-    version: int | None
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastSeen:
+    """The newest version: the last checkpoint that arrived in the registry."""
+
+    version: int
     step: int | None
-    behind_s: float | None
-    reason: str
+    saved_at: str
+    state: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """All that `relay status` prints."""
+    """All that `relay status` prints.
+
+    Attributes:
+        num_pending: Checkpoints on this box that are still to be uploaded; None when there is no queue here.
+        newest: None when the registry has no version yet.
+        waiting: Those of the newest 25 versions that nobody has judged yet, newest first.
+        hold: Who keeps automation from moving the alias, and why.
+        freeze: The same for everything that automation does.
+    """
 
     name: str
     alias: str
     aliased_version: int | None
     look_alikes: list[str]
+    num_pending: int | None
+    newest: LastSeen | None
+    waiting: list[int]
+    hold: Mark | None
+    freeze: Mark | None
+    last_decision: RunRecord | None
     servers: list[ServerView]
     last_deployment: RunRecord | None
 
 
-def overview(registry: ModelOverview, settings: Settings, *, now: datetime) -> Overview:
-    """Read the registry, and ask each server that has written there.
+def overview(
+    registry: ModelOverview, settings: Settings, *, now: datetime, pending_dir: Path | None = None
+) -> Overview:
+    """Read the registry and the queue of this box, and ask each server that has written into the registry.
 
     Raises:
         UnknownModelError: There is no such registered model.
@@ -60,70 +78,126 @@ def overview(registry: ModelOverview, settings: Settings, *, now: datetime) -> O
     """
     name, alias = settings.registry.name, settings.registry.alias
     aliases, tags = registry.aliases(name), registry.model_tags(name)
-    deployments = registry.latest_runs(contract.deployments_experiment(name), 1)
-    prefix = contract.TAG_SERVER_PREFIX
+    newest = registry.newest_versions(name, NUM_VERSIONS_SEEN)
     return Overview(
         name=name,
         alias=alias,
         aliased_version=aliases.get(alias),
         look_alikes=contract.look_alikes(aliases, alias),
-        servers=[_server(k.removeprefix(prefix), v, now) for k, v in sorted(tags.items()) if k.startswith(prefix)],
-        last_deployment=deployments[0] if deployments else None,
+        num_pending=None if pending_dir is None else count_pending(pending_dir),
+        newest=_last_seen(newest[0]) if newest else None,
+        waiting=waiting_of(newest),
+        hold=read_mark(tags.get(contract.TAG_HOLD)),
+        freeze=read_mark(tags.get(contract.TAG_FREEZE)),
+        last_decision=_first(registry.latest_runs(contract.decisions_experiment(name), 1)),
+        servers=server_views(tags, aliased=aliases.get(alias), now=now),
+        last_deployment=_first(registry.latest_runs(contract.deployments_experiment(name), 1)),
     )
+
+
+def count_pending(folder: Path) -> int:
+    """How many checkpoints wait in the upload queue `folder`; 0 when it is not there."""
+    return sum(1 for _ in folder.glob(f"*/{PENDING_FILE}"))
+
+
+def waiting_of(versions: Iterable[ModelVersion]) -> list[int]:
+    """The versions that nobody has admitted, rejected or quarantined."""
+    return [version.version for version in versions if not version.tags.get(contract.TAG_STATE)]
+
+
+def read_mark(text: str | None) -> Mark | None:
+    """The hold or freeze that a tag tells of; None without one. Plain text of a person counts as well."""
+    if text is None:
+        return None
+    try:
+        told = json.loads(text)
+        told = told if isinstance(told, Mapping) else {"why": text}
+    except ValueError:
+        told = {"why": text}
+    return Mark(**{key: str(told.get(key) or "") for key in ("who", "why", "since")})
 
 
 def show(view: Overview, console: Console) -> None:
     """Print it for people."""
+    console.print(rendered(view), highlight=False)
+
+
+def rendered(view: Overview) -> RenderableType:
+    """What `show` prints, for those who print it again and again."""
     target = f"version {view.aliased_version}" if view.aliased_version else "nothing: the alias is not set"
-    console.print(f"{view.name}@{view.alias} names [bold]{target}[/bold]")
+    lines = [f"{escape(view.name)}@{view.alias} names [bold]{target}[/bold]"]
     for other in view.look_alikes:
-        console.print(f"[yellow]note: there is also an alias {other!r}; servers follow {view.alias!r} only[/yellow]")
+        note = f"note: there is also an alias {other!r}; servers follow {view.alias!r} only"
+        lines.append(f"[yellow]{escape(note)}[/yellow]")
+    lines += [f"[yellow]{line}[/yellow]" for line in (_mark("held", view.hold), _mark("frozen", view.freeze)) if line]
+    lines += [_arrivals(view), *([_queue(view.num_pending)] if view.num_pending is not None else [])]
+    if view.last_decision is not None:
+        because = view.last_decision.tags.get(contract.TAG_BECAUSE, "")
+        lines.append(f"last decision: {escape(_event(view.last_decision))}{escape(f': {because}' if because else '')}")
+    no_servers = "no server has reported yet: start one with `relay serve`"
+    after = [f"last deployment: {escape(_deployment(view.last_deployment))}"] if view.last_deployment else []
+    return Group(*lines, _table(view.servers) if view.servers else no_servers, *after)
+
+
+def _table(servers: Sequence[ServerView]) -> Table:
     table = Table("server", "serves", "step", "behind", "seen", "why")
-    for server in view.servers:
+    for server in servers:
         serves = str(server.version) if server.version is not None else "nothing"
-        behind = "unknown" if server.behind_s is None else f"{server.behind_s:.0f} s" if server.behind_s else "no"
         seen = "answers now" if server.is_live else f"silent; wrote {server.seen_s_ago:.0f} s ago"
-        table.add_row(server.name, serves, str(server.step or "-"), behind, seen, server.reason)
-    console.print(table if view.servers else "no server has reported yet: start one with `relay serve`")
-    if view.last_deployment is not None:
-        run = view.last_deployment
-        total_s = sum(value for key, value in run.metrics.items() if key.startswith("seconds/"))
-        when = f"{run.ended_at:%Y-%m-%d %H:%M:%S} UTC" if run.ended_at else "just now"
-        console.print(f"last deployment: {run.run_name}, {total_s:.1f} s, {when}", highlight=False)
+        step = "-" if server.step is None else str(server.step)
+        table.add_row(escape(server.name), serves, step, _behind(server), seen, escape(server.reason))
+    return table
 
 
-def _server(name: str, heartbeat: str, now: datetime) -> ServerView:
-    try:
-        told: Mapping[str, object] = json.loads(heartbeat)
-        url, seen = str(told["url"]), datetime.fromisoformat(str(told["seen"]))
-    except (ValueError, KeyError, TypeError):
-        told, url, seen = {}, "", datetime.fromtimestamp(0, UTC)
-    live = {} if told.get("stopped") else _ask(url)
-    facts = live or told
-    return ServerView(
-        name=name,
-        url=url,
-        is_live=bool(live),
-        seen_s_ago=(now - seen).total_seconds(),
-        version=_whole(live.get("version") if live else told.get("serving")),
-        step=_whole(live.get("checkpoint_step") if live else told.get("step")),
-        behind_s=_seconds(live.get("behind_s")) if live else None,
-        reason="stopped" if told.get("stopped") else str(facts.get("reason") or facts.get("because") or ""),
+def _behind(server: ServerView) -> str:
+    versions = f", {server.num_behind} versions" if server.num_behind and server.num_behind > 1 else ""
+    if server.behind_s is None:
+        return f"unknown{versions}"
+    return f"{server.behind_s:.0f} s{versions}" if server.behind_s else "no"
+
+
+def _arrivals(view: Overview) -> str:
+    if view.newest is None:
+        return "no version yet: publish a checkpoint with `relay publish`"
+    newest = view.newest
+    step = "" if newest.step is None else f", step {newest.step}"
+    saved = f", saved {newest.saved_at}" if newest.saved_at else ""
+    more = f" of the newest {NUM_VERSIONS_SEEN}" if len(view.waiting) == NUM_VERSIONS_SEEN else ""
+    waiting = f"{len(view.waiting)}{more} (" + ", ".join(str(number) for number in view.waiting[:8])
+    waiting += ", …)" if len(view.waiting) > 8 else ")"
+    return escape(
+        f"newest: version {newest.version}{step}{saved}, {newest.state or 'not judged yet'}; "
+        f"waiting to be judged: {waiting if view.waiting else 'none'}"
     )
 
 
-def _ask(url: str) -> Mapping[str, object]:
-    try:
-        answer = httpx.get(f"{url}/models/info", timeout=ASK_TIMEOUT_S, trust_env=False)
-        document = answer.raise_for_status().json()
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
-        return {}
-    return document if isinstance(document, dict) else {}
+def _queue(num_pending: int) -> str:
+    return f"waiting to be uploaded from this box: {num_pending or 'none'}"
 
 
-def _whole(value: object) -> int | None:
-    return value if isinstance(value, int) else None
+def _mark(word: str, mark: Mark | None) -> str:
+    if mark is None:
+        return ""
+    who = f" by {mark.who}" if mark.who else ""
+    since = f" since {mark.since}" if mark.since else ""
+    return escape(f"{word}{who}{since}{f': {mark.why}' if mark.why else ''}")
 
 
-def _seconds(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
+def _deployment(run: RunRecord) -> str:
+    total_s = sum(value for key, value in run.metrics.items() if key.startswith("seconds/"))
+    when = f"{run.ended_at:%Y-%m-%d %H:%M:%S} UTC" if run.ended_at else "just now"
+    return f"{run.run_name}, {total_s:.1f} s, {when}"
+
+
+def _event(run: RunRecord) -> str:
+    when = run.ended_at or run.started_at
+    return f"{run.run_name}, {when:%Y-%m-%d %H:%M:%S} UTC" if when else run.run_name
+
+
+def _last_seen(version: ModelVersion) -> LastSeen:
+    saved_at, state = (version.tags.get(key, "") for key in (contract.TAG_SAVED_AT, contract.TAG_STATE))
+    return LastSeen(version=version.version, step=version.step, saved_at=saved_at, state=state)
+
+
+def _first(runs: Sequence[RunRecord]) -> RunRecord | None:
+    return runs[0] if runs else None

@@ -1,0 +1,248 @@
+"""`relay status` on a registry in memory, with servers that answer, are silent, or wrote nonsense."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from pipeline import status_command
+from pipeline.status import Mark, Overview, count_pending, overview, read_mark, show
+from registry_hooks import contract
+from registry_hooks.errors import RegistryUnavailableError, UnknownModelError
+from registry_hooks.memory import MemoryRegistry
+from registry_hooks.records import RunRecord
+from registry_hooks.settings import RegistrySettings, Settings
+
+NAME = "tiny"
+NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+SETTINGS = Settings(registry=RegistrySettings(name=NAME))
+
+
+def registry_with(*states: str) -> MemoryRegistry:
+    """A registry with a version for each state, at steps 100, 200 and so on; Production names the first."""
+    registry = MemoryRegistry()
+    for number, state in enumerate(states, start=1):
+        tags = {contract.TAG_STEP: str(100 * number), contract.TAG_SAVED_AT: f"2026-03-04T05:0{number}:00+00:00"}
+        registry.add_version(NAME, artifact_uri="s3://x/y", tags=tags | ({contract.TAG_STATE: state} if state else {}))
+    registry.set_alias(NAME, "Production", 1)
+    return registry
+
+
+def event(experiment: str, run_name: str, because: str) -> RunRecord:
+    return RunRecord(
+        experiment=experiment,
+        run_name=run_name,
+        params={},
+        metrics={"seconds/fetch": 1.5, "seconds/start": 2.0, "bytes": 9.0},
+        tags={contract.TAG_BECAUSE: because},
+        started_at=NOW,
+        ended_at=NOW + timedelta(seconds=4),
+    )
+
+
+def heartbeat(url: str, **changes: Any) -> str:
+    facts = {"serving": 1, "step": 100, "url": url, "seen": (NOW - timedelta(seconds=40)).isoformat(), "because": "old"}
+    return json.dumps(facts | changes)
+
+
+def printed(view: Overview, width: int = 160) -> str:
+    output = io.StringIO()
+    show(view, Console(file=output, width=width))
+    return output.getvalue()
+
+
+@pytest.fixture
+def live_server() -> Iterator[str]:
+    """A server that serves version 1 and has been behind for 12 s."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            info = {"version": 1, "checkpoint_step": 100, "behind_s": 12.4, "reason": "version 3 is [/being] fetched"}
+            body = json.dumps(info).encode()
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_versions_that_nobody_judged_wait_and_the_newest_is_the_last_seen() -> None:
+    view = overview(registry_with("admitted", "", "rejected", ""), SETTINGS, now=NOW)
+
+    assert view.waiting == [4, 2]
+    assert view.newest is not None
+    assert (view.newest.version, view.newest.step, view.newest.state) == (4, 400, "")
+    assert "newest: version 4, step 400, saved 2026-03-04T05:04:00+00:00, not judged yet" in printed(view)
+    assert "waiting to be judged: 2 (4, 2)" in printed(view)
+
+
+def test_the_last_decision_and_deployment_are_told_with_their_reasons() -> None:
+    registry = registry_with("admitted")
+    decisions, deployments = contract.decisions_experiment(NAME), contract.deployments_experiment(NAME)
+    registry.record_run(event(decisions, "keep/v1", "an older one"))
+    registry.record_run(event(decisions, "promote/v2", "0.91 against 0.80 [p = 0.01]"))
+    registry.record_run(event(deployments, "box/v1/served", ""))
+
+    text = printed(overview(registry, SETTINGS, now=NOW))
+
+    assert "last decision: promote/v2, 2026-03-04 05:06:11 UTC: 0.91 against 0.80 [p = 0.01]" in text
+    assert "last deployment: box/v1/served, 3.5 s, 2026-03-04 05:06:11 UTC" in text
+    assert "older" not in text
+
+
+@pytest.mark.parametrize(
+    ("tag", "mark"),
+    [
+        ('{"who": "ana", "why": "a demo", "since": "2026-03-04"}', Mark(who="ana", why="a demo", since="2026-03-04")),
+        ("do not touch [please]", Mark(who="", why="do not touch [please]", since="")),
+        ('{"why": null}', Mark(who="", why="", since="")),
+        ("7", Mark(who="", why="7", since="")),
+        ("", Mark(who="", why="", since="")),
+        (None, None),
+    ],
+)
+def test_a_hold_is_read_whoever_wrote_it(tag: str | None, mark: Mark | None) -> None:
+    assert read_mark(tag) == mark
+
+
+def test_hold_and_freeze_are_shown_as_people_wrote_them() -> None:
+    registry = registry_with("admitted")
+    registry.set_model_tag(NAME, contract.TAG_HOLD, '{"who": "ana", "why": "a demo", "since": "monday"}')
+    registry.set_model_tag(NAME, contract.TAG_FREEZE, "do not touch [please]")
+
+    text = printed(overview(registry, SETTINGS, now=NOW))
+
+    assert "held by ana since monday: a demo" in text
+    assert "frozen: do not touch [please]" in text
+
+
+def test_a_server_that_answers_tells_itself_how_far_behind_it_is(live_server: str) -> None:
+    registry = registry_with("", "", "")
+    registry.set_alias(NAME, "Production", 3)
+    registry.set_model_tag(NAME, contract.server_tag("box"), heartbeat(live_server))
+
+    view = overview(registry, SETTINGS, now=NOW)
+    server = view.servers[0]
+
+    assert (server.is_live, server.version, server.step) == (True, 1, 100)
+    assert (server.behind_s, server.num_behind) == (12.4, 2)
+    assert "12 s, 2 versions" in printed(view)
+    assert "version 3 is [/being] fetched" in printed(view)
+
+
+def test_a_silent_server_is_shown_as_it_last_wrote_and_a_stopped_one_is_not_asked() -> None:
+    registry = registry_with("")
+    registry.set_model_tag(NAME, contract.server_tag("a-silent"), heartbeat("http://127.0.0.1:1"))
+    registry.set_model_tag(NAME, contract.server_tag("b-stopped"), heartbeat("http://127.0.0.1:1", stopped=True))
+    registry.set_model_tag(NAME, contract.server_tag("c-odd"), "[what is this?]")
+
+    view = overview(registry, SETTINGS, now=NOW)
+    silent, stopped, odd = view.servers
+
+    assert (silent.is_live, silent.version, silent.seen_s_ago, silent.behind_s) == (False, 1, 40.0, None)
+    assert (silent.reason, stopped.reason, odd.version) == ("old", "stopped", None)
+    assert "silent; wrote 40 s ago" in printed(view)
+
+
+def test_an_empty_queue_counts_none_and_other_folders_do_not_count(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "relay-pending.json").write_text("{}")
+    (tmp_path / "half-made").mkdir()
+    (tmp_path / "relay-pending.json").write_text("{}")
+
+    view = overview(registry_with(""), SETTINGS, now=NOW, pending_dir=tmp_path)
+    elsewhere = overview(registry_with(""), SETTINGS, now=NOW)
+
+    assert (view.num_pending, count_pending(tmp_path / "nowhere"), elsewhere.num_pending) == (2, 0, None)
+    assert "waiting to be uploaded from this box: 2" in printed(view)
+    assert "uploaded" not in printed(elsewhere)
+
+
+def test_a_model_without_alias_versions_or_servers_says_what_to_do() -> None:
+    registry = registry_with("")
+    registry.delete_alias(NAME, "Production")
+    registry.set_alias(NAME, "production", 1)
+
+    text = printed(overview(registry, SETTINGS, now=NOW))
+
+    assert "names nothing: the alias is not set" in text
+    assert "there is also an alias 'production'" in text
+    assert "`relay serve`" in text
+
+
+def test_trouble_with_the_registry_is_raised_by_name() -> None:
+    registry = registry_with("")
+    with pytest.raises(UnknownModelError):
+        overview(MemoryRegistry(), SETTINGS, now=NOW)
+    registry.down = True
+
+    with pytest.raises(RegistryUnavailableError):
+        overview(registry, SETTINGS, now=NOW)
+
+
+def test_json_holds_everything_and_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    registry = registry_with("admitted", "")
+    registry.record_run(event(contract.decisions_experiment(NAME), "promote/v2", "better"))
+    registry.set_model_tag(NAME, contract.TAG_HOLD, "x" * 300)
+
+    code = status_command.print_status(registry, SETTINGS, as_json=True)
+    document = json.loads(capsys.readouterr().out)
+
+    assert code == 0
+    assert set(document) == set(Overview.__dataclass_fields__)
+    assert (document["aliased_version"], document["waiting"], document["hold"]["why"]) == (1, [2], "x" * 300)
+    assert document["last_decision"]["ended_at"] == "2026-03-04T05:06:11+00:00"
+
+
+def stopping_after(looks: int, between: Callable[[], None]) -> Callable[[float], None]:
+    """A sleep that does `between` and is Ctrl-C at the last look."""
+    left = [looks]
+
+    def sleep(seconds: float) -> None:
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        between()
+
+    return sleep
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_watching_goes_on_through_an_outage_and_ends_well_by_ctrl_c(
+    as_json: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = registry_with("admitted")
+
+    def toggle() -> None:
+        registry.down = not registry.down
+
+    monkeypatch.setattr(status_command.time, "sleep", stopping_after(3, toggle))
+
+    code = status_command.print_status(registry, SETTINGS, as_json=as_json, watch=True)
+    out = capsys.readouterr().out
+
+    assert code == 0
+    if as_json:
+        lines = [json.loads(line) for line in out.splitlines()]
+        assert [line.get("aliased_version") for line in lines] == [1, None, 1]
+        assert "is down" in lines[1]["error"]
+    else:
+        assert "names version 1" in out
