@@ -38,9 +38,9 @@ def run(*, settings: Settings, role: Role = "both", as_json: bool = False, conso
 
 
 def _show(findings: list[Finding], role: Role, console: Console) -> None:
-    table = Table(
-        "check", "", "what was found", title=f"relay doctor: {role}" + (" boxes" if role == "both" else " box")
-    )
+    table = Table(title=f"relay doctor: {role}" + (" boxes" if role == "both" else " box"))
+    for heading in ("check", "", "what was found"):
+        table.add_column(heading, overflow="fold")  # a command that was cut cannot be used
     for finding in findings:
         colour = _COLOURS[finding.verdict]
         mend = f"\n[bold]→ {escape(finding.mend)}[/bold]" if finding.mend else ""

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -76,8 +76,8 @@ class TwoBoxes:
         ip("-n", self.inference.namespace, "link", "set", self.inference.device, "up")
 
 
-@pytest.fixture
-def two_boxes() -> Iterator[TwoBoxes]:
+@pytest.fixture(scope="module")
+def _joined() -> Iterator[TwoBoxes]:
     """Both boxes; afterwards nothing is left of them."""
     if os.geteuid() or shutil.which("ip") is None:
         pytest.skip("network namespaces need root and `ip`")
@@ -96,6 +96,13 @@ def two_boxes() -> Iterator[TwoBoxes]:
         yield TwoBoxes(training, inference)
 
 
+@pytest.fixture
+def two_boxes(_joined: TwoBoxes) -> Iterator[TwoBoxes]:
+    """Both boxes, with a cable that is whole again afterwards."""
+    yield _joined
+    _joined.heal()
+
+
 def _join(training: Box, inference: Box) -> None:
     ends: Sequence[tuple[Box, str]] = ((training, TRAINING_ADDRESS), (inference, INFERENCE_ADDRESS))
     peer = ("peer", "name", inference.device, "netns", inference.namespace)
@@ -106,17 +113,15 @@ def _join(training: Box, inference: Box) -> None:
         ip("-n", box.namespace, "link", "set", "lo", "up")
 
 
-class _hosts_file:
+@contextmanager
+def _hosts_file(box: Box) -> Iterator[None]:
     """`ip netns exec` shows this file as /etc/hosts to the programs of a box."""
-
-    def __init__(self, box: Box) -> None:
-        self._folder = Path("/etc/netns") / box.namespace
-
-    def __enter__(self) -> None:
-        self._folder.mkdir(parents=True)
-        (self._folder / "hosts").write_text(f"127.0.0.1 localhost\n{TRAINING_ADDRESS} {TRAINING_NAME}\n")
-
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self._folder)
-        if not any(self._folder.parent.iterdir()):
-            self._folder.parent.rmdir()
+    folder = Path("/etc/netns") / box.namespace
+    folder.mkdir(parents=True)
+    (folder / "hosts").write_text(f"127.0.0.1 localhost\n{TRAINING_ADDRESS} {TRAINING_NAME}\n")
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder)
+        if not any(folder.parent.iterdir()):
+            folder.parent.rmdir()

@@ -41,6 +41,7 @@ ENV = {
     "RELAY_REGISTRY__TIMEOUT_S": "2",
     "RELAY_SERVE__PORT": str(SERVE_PORT),
     "RELAY_SERVE__POLL_S": "0.2",
+    "RELAY_SERVE__SHUTDOWN_GRACE_S": "1",
     "RELAY_ENGINE__NUM_THREADS": "1",
 }
 
@@ -70,10 +71,11 @@ def within(box: Box, program: Program, changes: dict[str, str]) -> Program:
     return replace(program, command=box.command(*(changes.get(part, part) for part in program.command)))
 
 
-@pytest.fixture
-def training(two_boxes: TwoBoxes, tmp_path: Path) -> Iterator[Running]:
+@pytest.fixture(scope="module")
+def training(_joined: TwoBoxes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """MLflow and S3 on the training box."""
-    box, (kind, binary) = two_boxes.training, s3_binary()
+    tmp_path = tmp_path_factory.mktemp("training-box")
+    box, (kind, binary) = _joined.training, s3_binary()
     s3 = s3_program(kind, binary, data=tmp_path / "s3", port=S3_PORT, credentials=KEYS)
     mlflow = mlflow_program(data_dir=tmp_path, port=MLFLOW_PORT, artifact_root="s3://relay/mlflow", env=ENV)
     mlflow = replace(mlflow, command=[*mlflow.command, "--allowed-hosts", f"{TRAINING_NAME}:*,127.0.0.1:*"])
@@ -180,7 +182,8 @@ def test_a_version_is_served_across_and_a_pulled_cable_changes_nothing_but_the_n
 def test_doctor_on_the_inference_box_says_what_is_wrong_with_the_way(
     two_boxes: TwoBoxes, training: Running, tmp_path: Path
 ) -> None:
-    box, cache = two_boxes.inference, {"RELAY_SERVE__CACHE_DIR": str(tmp_path / "cache")}
+    box = two_boxes.inference
+    cache = {"RELAY_SERVE__CACHE_DIR": str(tmp_path / "cache"), "RELAY_REGISTRY__NAME": "nobody"}
     by_name = doctor(box, **cache)
     by_address = doctor(box, **cache, MLFLOW_TRACKING_URI=f"http://{TRAINING_ADDRESS}:{MLFLOW_PORT}")
     two_boxes.cut()
