@@ -40,6 +40,8 @@ _MAX_RETRYING_S = 120.0
 _MAX_CONNECTIONS = 100
 _KEEPALIVE_S = 3.0  # uvicorn closes idle connections after 5 s: let go of them first
 
+_EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where to knock, not where to bind
+
 Messages = Sequence[Mapping[str, object]]
 
 
@@ -64,7 +66,7 @@ class PredictionClient:
     ) -> None:
         url = _checked(base_url)
         self.base_url = str(url).rstrip("/")
-        self._max_retries = max_retries
+        self._max_retries = max(0, max_retries)
         self._timeout_s = timeout_s
         self._client = httpx.Client(
             base_url=url,
@@ -194,7 +196,8 @@ _shared_lock = threading.Lock()
 def get_client() -> PredictionClient:
     """The client that this process shares: made at the first call, and anew after it was closed or after a fork.
 
-    Its address is `RELAY_CLIENT__BASE_URL`, else this machine with `serve.port`; its key is `RELAY_SERVE__API_KEY`.
+    Its address is `RELAY_CLIENT__BASE_URL`, else that of this machine's own server (`serve.host`, `serve.port`); its key
+    is `serve.api_key`, that is `RELAY_SERVE__API_KEY`.
 
     Raises:
         SettingsError: The settings cannot be read.
@@ -208,7 +211,9 @@ def get_client() -> PredictionClient:
 def _from_settings(environ: Mapping[str, str]) -> PredictionClient:
     serve = settings.load(environ={key: value for key, value in environ.items() if key != ENV_URL}).serve
     key = serve.api_key.get_secret_value() if serve.api_key else None
-    return PredictionClient(environ.get(ENV_URL) or f"http://127.0.0.1:{serve.port}", api_key=key)
+    host = _EVERY_ADDRESS.get(serve.host, serve.host)
+    local = f"http://{f'[{host}]' if ':' in host else host}:{serve.port}"
+    return PredictionClient(environ.get(ENV_URL) or local, api_key=key)
 
 
 def _wait_of(error: Exception) -> bool | float:

@@ -18,7 +18,7 @@ from registry_hooks.settings import Settings
 
 FIRST_GOOD, FIRST_UNKNOWN = (3, 17), (4,)
 MAX_QUICK_S = 0.5
-_QUICK_TIMEOUT_S = 3.0
+_QUICK_TIMEOUT_S = 2.0  # the store checks ask here first, and need the rest of their 5 s
 START = "start it (`relay up`, or `mlflow server`), or set RELAY_REGISTRY__TRACKING_URI or MLFLOW_TRACKING_URI"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import httpx
@@ -16,12 +17,15 @@ from registry_hooks import contract, s3_store
 from registry_hooks.errors import (
     AccessDeniedError,
     ObjectMissingError,
+    RegistryError,
     RelayError,
     StoreError,
     StoreUnavailableError,
     UnknownModelError,
 )
+from registry_hooks.mlflow_rest import DOES_NOT_EXIST
 from registry_hooks.ports import ObjectTrial
+from registry_hooks.records import ModelVersion
 from registry_hooks.s3_store import S3Store
 from registry_hooks.settings import Settings, StoreSettings
 
@@ -56,22 +60,27 @@ def clock(settings: Settings) -> Sequence[Finding]:
 
 def writes(settings: Settings) -> Sequence[Finding]:
     """Whether a small object below the artifact root can be written, read whole and in part, and deleted."""
-    root = artifact_root(settings)
+    try:
+        root, guessed = artifact_root(settings), ""
+    except RelayError:
+        # Where `relay up` would keep them: the store is worth a try while MLflow is away.
+        root, guessed = f"s3://{settings.stack.bucket}/mlflow", " (a guess: MLflow did not say where it keeps files)"
     if not root.startswith("s3://"):
-        return [not_in_s3(root)]
-    return trial(S3Store(_QUICK, settings.s3_endpoint_url), root)
+        return [not_in_s3("S3 write", root)]
+    findings = trial(S3Store(_QUICK, settings.s3_endpoint_url), root)
+    return [replace(finding, what=finding.what + guessed) for finding in findings]
 
 
 def reads(settings: Settings) -> Sequence[Finding]:
     """Whether the files of the version that the alias names can be read: all that an inference box may need."""
     try:
-        with connected(settings) as registry:
-            version = registry.resolve_alias(settings.registry.name, settings.registry.alias)
-    except UnknownModelError:
-        version = None
-    root = version.artifact_uri if version else artifact_root(settings)
+        version = _aliased(settings)
+        root = version.artifact_uri if version else artifact_root(settings)
+    except RelayError as error:
+        what = f"not tried, since only MLflow knows where the files are, and it did not say: {error}"
+        return [failed("S3 read", what, "mend the way to MLflow first")]
     if not root.startswith("s3://"):
-        return [not_in_s3(root)]
+        return [not_in_s3("S3 read", root)]
     store, uri = S3Store(_QUICK, settings.s3_endpoint_url), f"{root}/{contract.MANIFEST_FILE}"
     try:
         size_bytes = len(store.read(uri, _MAX_MANIFEST_BYTES))
@@ -119,32 +128,39 @@ def mend_for(error: RelayError) -> str:
 
 
 def artifact_root(settings: Settings) -> str:
-    """Where MLflow keeps the files of new versions; where `relay up` would, when MLflow does not say.
+    """Where MLflow keeps the files of new versions.
 
-    The experiment of our runs may not be there before the first publish; MLflow's own default one always is.
+    The experiment of our runs may not be there before the first publish; MLflow's own default one nearly always is.
+
+    Raises:
+        RelayError: MLflow does not answer, or has neither experiment.
     """
-    fallback = f"s3://{settings.stack.bucket}/mlflow"
-    try:
-        with connected(settings) as registry:
-            for experiment in (settings.registry.experiment, "Default"):
-                answer = registry.rest.call(
-                    "GET",
-                    "/experiments/get-by-name",
-                    params={"experiment_name": experiment},
-                    absent=lambda code, message: True,
-                )
-                if answer:
-                    return str(answer["experiment"].get("artifact_location", fallback)).rstrip("/")
-    except RelayError:
-        return fallback
-    return fallback
+    with connected(settings) as registry:
+        for experiment in (settings.registry.experiment, "Default"):
+            answer = registry.rest.call(
+                "GET",
+                "/experiments/get-by-name",
+                params={"experiment_name": experiment},
+                absent=lambda code, message: code == DOES_NOT_EXIST,
+            )
+            if answer:
+                return str(answer["experiment"]["artifact_location"]).rstrip("/")
+    raise RegistryError(f"MLflow has no experiment {settings.registry.experiment!r} yet: publish a checkpoint")
 
 
-def not_in_s3(root: str) -> Finding:
+def _aliased(settings: Settings) -> ModelVersion | None:
+    with connected(settings) as registry:
+        try:
+            return registry.resolve_alias(settings.registry.name, settings.registry.alias)
+        except UnknownModelError:
+            return None
+
+
+def not_in_s3(name: str, root: str) -> Finding:
     """MLflow hands out artifacts itself: Relay moves weights straight to and from S3."""
     what = f"MLflow keeps files at {root}, not in S3, where Relay could reach them without MLflow"
     mend = "start it with: mlflow server --no-serve-artifacts --default-artifact-root s3://BUCKET/mlflow …"
-    return failed("S3 write", what, mend)
+    return failed(name, what, mend)
 
 
 def _tried(name: str, step: Callable[[], None], root: str) -> Finding:

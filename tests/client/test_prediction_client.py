@@ -186,11 +186,15 @@ def test_the_shared_client_is_one_until_it_is_closed_and_reads_the_environment(
     monkeypatch.setenv("RELAY_SERVE__PORT", "9123")
     local = get_client()
     local.close()
+    monkeypatch.setenv("RELAY_SERVE__HOST", "::")
+    anywhere = get_client()
+    anywhere.close()
 
     assert first is same
     assert other is not first
     assert server.asked[0][1]["authorization"] == "Bearer a-key-of-the-test"
     assert local.base_url == "http://127.0.0.1:9123"
+    assert anywhere.base_url == "http://[::1]:9123"
 
 
 def test_a_child_of_a_fork_gets_a_client_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -393,6 +393,15 @@ def test_versions_that_others_made_are_resolved_to_their_storage(mlflow: World, 
     assert mlflow.registry.get_version(name, 2).digest is None
 
 
+@pytest.mark.integration
+def test_the_server_tells_its_version_and_its_clock(mlflow: World) -> None:
+    facts = mlflow.registry.rest.server_facts()  # type: ignore[attr-defined]
+
+    assert facts.version.startswith("3.")
+    assert facts.clock is not None
+    assert abs(datetime.now(UTC) - facts.clock) < timedelta(seconds=30)
+
+
 class Stub(BaseHTTPRequestHandler):
     """Answers everything with the status and body that its server was given."""
 
@@ -426,6 +435,26 @@ def stub() -> Iterator[Any]:
 
 def mlflow_error(code: str, message: str = "so it is") -> bytes:
     return json.dumps({"error_code": code, "message": message}).encode()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (200, b"<html>" + b"x" * 100, RegistryError),
+        (401, b"", AccessDeniedError),
+        (404, b"", RegistryError),
+        (503, b"", RegistryUnavailableError),
+    ],
+)
+def test_a_server_that_does_not_tell_its_version_is_no_mlflow(
+    stub: Any, status: int, body: bytes, kind: type[RelayError]
+) -> None:
+    registry = MlflowRegistry(f"http://127.0.0.1:{stub.server_address[1]}")
+    stub.answer = (status, body)
+
+    with pytest.raises(kind):
+        registry.rest.server_facts()
+    registry.close()
 
 
 @pytest.mark.parametrize(

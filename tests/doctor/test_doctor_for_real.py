@@ -90,6 +90,18 @@ def test_a_wrong_key_is_found_and_not_shown(healthy: Settings, monkeypatch: pyte
     assert "wrong-secret" not in str(findings)
 
 
+def test_with_mlflow_down_the_store_is_tried_all_the_same_and_the_guess_is_named(healthy: Settings) -> None:
+    registry = healthy.registry.model_copy(update={"tracking_uri": f"http://127.0.0.1:{free_port()}"})
+    settings = healthy.model_copy(update={"registry": registry})
+
+    training = by_name(examine(settings, role="training", timeout_s=30))
+    inference = by_name(examine(settings, role="inference", timeout_s=30))
+
+    assert training["registry"].verdict == "failed"
+    assert (training["S3 delete"].verdict, "a guess" in training["S3 delete"].what) == ("ok", True)
+    assert (inference["S3 read"].verdict, "only MLflow knows" in inference["S3 read"].what) == ("failed", True)
+
+
 def test_with_everything_down_all_is_said_in_time_with_what_mends_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -206,7 +206,7 @@ def test_each_trouble_of_the_store_has_its_own_remedy() -> None:
 
 
 def test_artifacts_that_mlflow_serves_itself_are_refused() -> None:
-    finding = store_checks.not_in_s3("mlflow-artifacts:/1")
+    finding = store_checks.not_in_s3("S3 write", "mlflow-artifacts:/1")
 
     assert (finding.verdict, "--no-serve-artifacts" in finding.mend) == ("failed", True)
 
