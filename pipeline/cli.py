@@ -32,6 +32,7 @@ def publish(
     dtype: Annotated[str | None, typer.Option(help="Publish a copy converted to this dtype, e.g. bfloat16.")] = None,
     run_id: Annotated[str | None, typer.Option(help="The training run; the checkpoint becomes a child of it.")] = None,
     step: Annotated[int | None, typer.Option(help="Optimizer step, where the folder does not say.")] = None,
+    merge: Annotated[Path | None, typer.Option(help="FOLDER is a LoRA adapter: merge it into this base first.")] = None,
     code_dir: Annotated[Path, typer.Option(help="Work tree of the training code, for the git commit.")] = Path(),
 ) -> None:
     """Publish a checkpoint as a model version: files to S3, metrics and lineage to MLflow, the version last."""
@@ -39,7 +40,24 @@ def publish(
 
     loaded = _load(config, {"registry": {"name": name}, "publish": {"dtype": dtype}})
     options = publish_command.PublishOptions(run_id=run_id, step=step, code_dir=code_dir)
-    raise typer.Exit(publish_command.run(folder, settings=loaded, options=options))
+    raise typer.Exit(publish_command.run(folder, settings=loaded, options=options, base=merge))
+
+
+@app.command()
+def watch(
+    folder: Annotated[Path, typer.Argument(help="Where a trainer writes its checkpoint-* folders.")],
+    config: Config = None,
+    name: Annotated[str | None, typer.Option(help="Registered model.")] = None,
+    run_id: Annotated[str | None, typer.Option(help="The training run; checkpoints become children of it.")] = None,
+    once: Annotated[bool, typer.Option("--once", help="Publish what is there, then end.")] = False,
+) -> None:
+    """Publish every checkpoint that a trainer writes into a folder, until Ctrl-C."""
+    from pipeline.watching import watch as watching
+    from registry_hooks import events
+
+    events.configure()
+    loaded = _load(config, {"registry": {"name": name}})
+    raise typer.Exit(watching.run(folder, settings=loaded, options=watching.WatchOptions(once=once, run_id=run_id)))
 
 
 @app.command()
@@ -73,21 +91,30 @@ def up(config: Config = None) -> None:
 
 
 @app.command()
-def status(config: Config = None) -> None:
-    """Say what the alias names, what each server really serves, and how far apart they are."""
-    from datetime import UTC, datetime
+def status(
+    config: Config = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Again every two seconds, until Ctrl-C.")] = False,
+    pending: Annotated[Path | None, typer.Option(help="This box's queue of uploads: .relay-pending.")] = None,
+) -> None:
+    """Say what the alias names and why, what waits, and what each server really serves."""
+    from pipeline import status_command
 
-    from rich.console import Console
+    raise typer.Exit(status_command.run(settings=_load(config), as_json=as_json, watch=watch, pending_dir=pending))
 
-    from pipeline import status as status_view
-    from registry_hooks.mlflow_registry import MlflowRegistry
 
-    loaded = _load(config)
-    timeouts = loaded.registry
-    registry = MlflowRegistry(
-        loaded.tracking_uri, timeout_s=timeouts.timeout_s, write_timeout_s=timeouts.write_timeout_s
-    )
-    status_view.show(status_view.overview(registry, loaded, now=datetime.now(UTC)), Console())
+@app.command()
+def doctor(
+    config: Config = None,
+    role: Annotated[str, typer.Option(help="What this box is for: both, training or inference.")] = "both",
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Check this box: registry, store, memory, disk, ports, keys, packages; each failure with what mends it."""
+    from pipeline import doctor_command
+
+    if role not in ("both", "training", "inference"):
+        raise UserError(f"--role {role}: a box is for training, inference or both; nothing was checked")
+    raise typer.Exit(doctor_command.run(settings=_load(config), role=role, as_json=as_json))  # type: ignore[arg-type]
 
 
 promotion_commands.register(app)

@@ -19,6 +19,7 @@ from rich.progress import (
 )
 
 from pipeline.publishing import Published, PublishOptions, publish
+from pipeline.scratch import scratch_dir
 from pipeline.stages import PublishProgress
 from registry_hooks.mlflow_catalog import MlflowCatalog
 from registry_hooks.mlflow_registry import MlflowRegistry
@@ -37,12 +38,26 @@ _WORDS = {
 }
 
 
-def run(folder: Path, *, settings: Settings, options: PublishOptions) -> int:
+def run(folder: Path, *, settings: Settings, options: PublishOptions, base: Path | None = None) -> int:
     """Publish `folder` and say so; the process's exit code.
 
+    Args:
+        base: The checkpoint that `folder`, a LoRA adapter, is merged into first.
+
     Raises:
-        RelayError: What `publishing.publish` raises.
+        RelayError: What `publishing.publish` raises, or the adapter does not fit its base.
     """
+    if base is None:
+        return _publish(folder, settings=settings, options=options)
+    from pipeline.merging import merge_adapter  # torch: two seconds, needed here only
+
+    with scratch_dir() as room:
+        merged = room / folder.resolve().name  # the name may say the step
+        merge_adapter(folder, base, merged)
+        return _publish(merged, settings=settings, options=options)
+
+
+def _publish(folder: Path, *, settings: Settings, options: PublishOptions) -> int:
     console = Console(stderr=False, highlight=False, soft_wrap=True)
     timeouts = settings.registry
     registry = MlflowRegistry(

@@ -25,7 +25,7 @@ from registry_hooks.errors import EvaluationError, NotACheckpointError
 from registry_hooks.settings import EngineSettings
 from server.launcher import Engine, start_engine
 
-PROGRAM = Path(__file__).parent / "programs" / "scripted_server.py"
+PROGRAM = Path(__file__).parent / "programs" / "server_in_trouble.py"
 
 
 @pytest.fixture(autouse=True)
