@@ -31,7 +31,6 @@ from registry_hooks.errors import SettingsError
 from registry_hooks.settings import LOOPBACK_HOSTS
 
 DEFAULT_URL = "http://127.0.0.1:8765"
-ENV_URL = "RELAY_CLIENT__BASE_URL"
 CONNECT_TIMEOUT_S = 5.0
 QUESTION_TIMEOUT_S = 10.0
 HEALTH_TIMEOUT_S = 5.0
@@ -196,8 +195,8 @@ _shared_lock = threading.Lock()
 def get_client() -> PredictionClient:
     """The client that this process shares: made at the first call, and anew after it was closed or after a fork.
 
-    Its address is `RELAY_CLIENT__BASE_URL`, else that of this machine's own server (`serve.host`, `serve.port`); its key
-    is `serve.api_key`, that is `RELAY_SERVE__API_KEY`.
+    Its address is `client.base_url`, else that of this machine's own server (`serve.host`, `serve.port`); its key is
+    `serve.api_key`, that is `RELAY_SERVE__API_KEY`.
 
     Raises:
         SettingsError: The settings cannot be read.
@@ -209,11 +208,12 @@ def get_client() -> PredictionClient:
 
 
 def _from_settings(environ: Mapping[str, str]) -> PredictionClient:
-    serve = settings.load(environ={key: value for key, value in environ.items() if key != ENV_URL}).serve
+    loaded = settings.load(environ=environ)
+    serve = loaded.serve
     key = serve.api_key.get_secret_value() if serve.api_key else None
     host = _EVERY_ADDRESS.get(serve.host, serve.host)
     local = f"http://{f'[{host}]' if ':' in host else host}:{serve.port}"
-    return PredictionClient(environ.get(ENV_URL) or local, api_key=key)
+    return PredictionClient(loaded.client.base_url or local, api_key=key)
 
 
 def _wait_of(error: Exception) -> bool | float:

@@ -159,6 +159,12 @@ class PromoterSettings(Section):
     interval_s: float = Field(5.0, gt=0, le=3600, description="Seconds between two passes.")
 
 
+class ClientSettings(Section):
+    """`PredictionClient` as `get_client()` makes it."""
+
+    base_url: str = Field("", description="The server to ask. Unset: this machine's own, at `serve.port`.")
+
+
 class StackSettings(Section):
     """`relay up`: everything on one box."""
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from registry_hooks.errors import SettingsError
 from registry_hooks.setting_sections import (
+    ClientSettings,
     EngineSettings,
     EvaluateSettings,
     PromoterSettings,
@@ -32,6 +33,7 @@ __all__ = [
     "ENV_CONFIG",
     "ENV_PREFIX",
     "LOOPBACK_HOSTS",
+    "ClientSettings",
     "EngineSettings",
     "EvaluateSettings",
     "PromoterSettings",
@@ -62,6 +64,7 @@ class Settings(Section):
     serve: ServeSettings = Field(default_factory=ServeSettings)
     evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings)
     promoter: PromoterSettings = Field(default_factory=PromoterSettings)
+    client: ClientSettings = Field(default_factory=ClientSettings)
     stack: StackSettings = Field(default_factory=StackSettings)
 
     @property

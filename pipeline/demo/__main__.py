@@ -16,14 +16,16 @@ from rich.console import Console
 
 from pipeline.demo import tasks
 from pipeline.demo.narrator import Narrator
-from pipeline.demo.story import Outcome, Scene, play, scene
+from pipeline.demo.story import Outcome, Scene, play, scene, whys
+from pipeline.promotion import reading
 from pipeline.stack.local import write_env_file
 from registry_hooks import settings
 from registry_hooks.errors import RelayError, StackError, UserError
 from registry_hooks.settings import Settings
 
-SAVE_AT = (100, 250, 700)
+SAVE_AT = (100, 250, 700, 790)
 DEMO_DIR = "demo"
+PROMOTER_INTERVAL_S = 1.0
 _TABLE_WIDTH = 140
 _LOOK_S = 0.5
 
@@ -52,7 +54,7 @@ def _run(options: argparse.Namespace, tell: Narrator, console: Console) -> int:
     tell.say(f"everything that this demo writes is in {run_dir}, its logs in {run_dir / 'logs'}")
     with scene(_in(run_dir, loaded), run_dir, tell) as on:
         outcome = play(on, options.steps)
-        if _report(outcome, tell, console):
+        if _report(on, outcome, tell, console):
             return 1
         if options.keep:
             _hold(on, outcome, console)
@@ -66,12 +68,18 @@ def _in(run_dir: Path, loaded: Settings) -> Settings:
             "stack": loaded.stack.model_copy(update={"data_dir": run_dir}),
             "serve": loaded.serve.model_copy(update={"cache_dir": run_dir / "cache"}),
             "engine": loaded.engine.model_copy(update={"num_threads": 1}),
+            "evaluate": loaded.evaluate.model_copy(update={"test_set": run_dir / "test-set.jsonl"}),
+            "promoter": loaded.promoter.model_copy(update={"interval_s": PROMOTER_INTERVAL_S}),
         }
     )
 
 
-def _report(outcome: Outcome, tell: Narrator, console: Console) -> bool:
+def _report(on: Scene, outcome: Outcome, tell: Narrator, console: Console) -> bool:
     """Print what the demo showed; whether something is missing."""
+    for number, word in whys(on, outcome):
+        console.print(f"\n$ relay why {number}     ({word})", style="bold", highlight=False)
+        console.print(reading.why(on.hands, number))
+    tell.show_verdicts(outcome.entries)
     tell.show_timeline(outcome.passages)
     tell.show_answers(tasks.questions(), outcome.first, outcome.last)
     tell.show_usage(outcome.usage)
@@ -80,7 +88,7 @@ def _report(outcome: Outcome, tell: Narrator, console: Console) -> bool:
     for sentence in outcome.shortcomings:
         console.print(f"not shown: {sentence}", style="red", markup=False)
     if not outcome.shortcomings:
-        tell.say("no request was lost, every stream came whole from one version, and the last one answers better")
+        tell.say("no request was lost, the best version answers better than the first, and the person's move stands")
     return bool(outcome.shortcomings)
 
 
@@ -137,8 +145,8 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _steps(text: str) -> tuple[int, ...]:
     steps = tuple(int(step) for step in text.split(","))
-    if len(steps) < 2 or list(steps) != sorted(set(steps)) or steps[0] < 1:
-        raise argparse.ArgumentTypeError("at least two different steps, rising, such as 100,250,700")
+    if len(steps) < 4 or list(steps) != sorted(set(steps)) or steps[0] < 1:
+        raise argparse.ArgumentTypeError("at least four different steps, rising, such as 100,250,700,790")
     return steps
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from pipeline.compare_link import compare_link
@@ -12,6 +14,28 @@ from registry_hooks import contract
 from registry_hooks.errors import RegistryError
 
 TRAINING_SOURCE = "pipeline.demo.training"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """A version in MLflow's list; `reason` is empty until there is a verdict on it."""
+
+    step: int
+    published_at: datetime
+    state: str
+    reason: str
+    is_judged: bool
+
+
+def _seen(version: ModelVersion) -> Seen:
+    tags = version.tags
+    return Seen(
+        step=int(tags.get(contract.TAG_STEP, "0")),
+        published_at=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
+        state=tags.get(contract.TAG_STATE, ""),
+        reason=tags.get(contract.TAG_REASON, ""),
+        is_judged=contract.TAG_JUDGED in tags or tags.get(contract.TAG_STATE) == contract.STATE_REJECTED,
+    )
 
 
 class Person:
@@ -30,16 +54,22 @@ class Person:
         run_id: str = self._client.create_run(experiment_id, run_name=run_name, tags=tags).info.run_id
         return run_id
 
-    def version_of(self, step: int) -> int:
-        """The version that was published of the checkpoint saved at `step`.
+    def versions(self) -> dict[int, Seen]:
+        """All versions by number, as the UI shows them; none while there is no such model."""
+        found = self._client.search_model_versions(f"name='{self._name}'")
+        return {int(one.version): _seen(one) for one in found}
 
-        Raises:
-            RegistryError: There is none.
-        """
-        for version in self._client.search_model_versions(f"name='{self._name}'"):
-            if version.tags.get(contract.TAG_STEP) == str(step):
-                return int(version.version)
-        raise RegistryError(f"MLflow has no version of {self._name} for step {step}, though it was published")
+    def production(self, alias: str) -> int | None:
+        """The version that the alias names."""
+        try:
+            return int(self._client.get_model_version_by_alias(self._name, alias).version)
+        except MlflowException:
+            return None
+
+    def hold(self) -> str | None:
+        """The registered model's tag that says who holds the alias, and why."""
+        value: str | None = self._client.get_registered_model(self._name).tags.get(contract.TAG_HOLD)
+        return value
 
     def move(self, alias: str, version: int) -> datetime:
         """Point `alias` at `version`, as one does in the UI or in a notebook; when that was asked for.

@@ -39,7 +39,7 @@ class Workplace:
 
 
 def training(place: Workplace, *, save_at: Sequence[int], run_id: str) -> Program:
-    """The HF Trainer, which knows nothing of Relay; its curves go to the MLflow run `run_id`."""
+    """The HF Trainer with Relay's callback; its curves go to the MLflow run `run_id`."""
     command = [sys.executable, "-P", "-m", "pipeline.demo.training", str(place.checkpoints)]
     command += ["--save-at", ",".join(str(step) for step in save_at)]
     env = {**place.env, "MLFLOW_RUN_ID": run_id, "OMP_NUM_THREADS": "1"}
@@ -47,7 +47,7 @@ def training(place: Workplace, *, save_at: Sequence[int], run_id: str) -> Progra
 
 
 def publish(place: Workplace, folder: Path, *, run_id: str) -> None:
-    """Run `relay publish FOLDER --run-id RUN`.
+    """Run `relay publish FOLDER --run-id RUN`, as a person does.
 
     Raises:
         StackError: It failed; the message has the end of its log.

@@ -1,35 +1,43 @@
-"""The demo, in order: train, publish, move the alias, watch the server follow, all while clients stream."""
+"""The demo, in order: training publishes, the promoter judges, the server follows, all by themselves."""
 
 from __future__ import annotations
 
+import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline import trainer_state
-from pipeline.demo import gateway_view, narrator, programs, tasks, traffic, verdict
+from pipeline.demo import programs, tasks, traffic, verdict
+from pipeline.demo.following import Follower
 from pipeline.demo.narrator import Narrator
 from pipeline.demo.person import Person
 from pipeline.demo.programs import Workplace
-from pipeline.demo.timeline import Passage, Reload
+from pipeline.demo.timeline import Passage
 from pipeline.demo.traffic import Asker
-from pipeline.demo.verdict import Answers, Usage
+from pipeline.demo.verdict import Answers, Decided, Usage
+from pipeline.promotion import ledger, reading
+from pipeline.promotion.acting import Hands
+from pipeline.promotion.ledger import Entry
+from pipeline.promotion.wiring import hands_of
 from pipeline.stack import ports
 from pipeline.stack.child import Child
 from pipeline.stack.local import LocalStack, answers, local_stack, running
-from pipeline.stack.up import server_program
-from registry_hooks.errors import NotACheckpointError, StackError
+from pipeline.stack.up import promoter_program, server_program
+from registry_hooks import contract
+from registry_hooks.errors import StackError
 from registry_hooks.settings import Settings
 
 SERVER_START_TIMEOUT_S = 60.0
-CHECKPOINT_TIMEOUT_S = 300.0
-FOLLOW_TIMEOUT_S = 90.0
-TRAINING_END_TIMEOUT_S = 60.0
-NUM_LAST_STREAMS = 20  # that the last version answers before the clients stop
-_LOOK_S = 0.1
+FIRST_TIMEOUT_S = 180.0
+STEP_S = 240.0
+NUM_LAST_STREAMS = 20  # that the last version answers before the person moves the alias back
+NUM_PASSES_WATCHED = 3  # of the promoter, over what the person did
+DIVERGED = "diverged"
+_LOOK_S = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +48,10 @@ class Scene:
     place: Workplace
     stack: LocalStack
     server: Child
+    promoter: Child
     url: str
     person: Person
+    hands: Hands
     tell: Narrator
 
 
@@ -50,26 +60,33 @@ class Outcome:
     """What the demo showed."""
 
     passages: tuple[Passage, ...]
+    entries: Sequence[Entry]
     first: Answers
     last: Answers
     usage: Usage
+    decided: Decided
     faults: Sequence[str]
+    num_wanted: int
 
     @property
     def versions(self) -> list[int]:
+        """Those that were in service."""
         return [one.version for one in self.passages]
 
     @property
     def shortcomings(self) -> list[str]:
         """What is missing; empty when everything was shown."""
-        return verdict.shortcomings(
-            self.usage, versions=self.versions, questions=tasks.questions(), first=self.first, last=self.last
-        )
+        return [
+            *verdict.shortcomings(
+                self.usage, versions=self.versions, questions=tasks.questions(), first=self.first, last=self.last
+            ),
+            *verdict.shortcomings_of_promotion(self.decided, num_wanted=self.num_wanted),
+        ]
 
 
 @contextmanager
 def scene(settings: Settings, run_dir: Path, tell: Narrator) -> Iterator[Scene]:
-    """MLflow, S3 and the server, ready inside and gone afterwards.
+    """MLflow, S3, the promoter and the server, ready inside and gone afterwards.
 
     Raises:
         PortInUseError: Somebody listens on a port that was asked for.
@@ -77,97 +94,122 @@ def scene(settings: Settings, run_dir: Path, tell: Narrator) -> Iterator[Scene]:
     """
     port = ports.take(settings.serve.port, host=settings.serve.host, setting="serve.port")
     url = f"http://{settings.serve.host}:{port}"
-    with local_stack(settings) as stack:
+    _write_test_set(settings)
+    with ExitStack() as up:
+        stack = up.enter_context(local_stack(settings))
         tell.say(f"MLflow {stack.tracking_uri} and S3 {stack.s3_endpoint_url} are up; S3 server: {stack.s3_kind}")
         program = server_program(settings, stack, port)
-        place = Workplace(run_dir=run_dir, env=program.env)
-        with running(program, run_dir) as server:
-            server.wait_until(answers(f"{url}/health"), timeout_s=SERVER_START_TIMEOUT_S)
-            tell.say(f"the server is up at {url}; there is nothing to serve yet")
-            person = Person(stack.tracking_uri, settings.registry.name)
-            yield Scene(settings=settings, place=place, stack=stack, server=server, url=url, person=person, tell=tell)
+        server = up.enter_context(running(program, run_dir))
+        promoter = up.enter_context(running(promoter_program(settings, stack), run_dir))
+        server.wait_until(answers(f"{url}/health"), timeout_s=SERVER_START_TIMEOUT_S)
+        tell.say(f"the promoter is on, and the server is up at {url}; there is nothing to serve yet")
+        own = settings.registry.model_copy(update={"tracking_uri": stack.tracking_uri})
+        yield Scene(
+            settings=settings,
+            place=Workplace(run_dir=run_dir, env=program.env),
+            stack=stack,
+            server=server,
+            promoter=promoter,
+            url=url,
+            person=Person(stack.tracking_uri, settings.registry.name),
+            hands=up.enter_context(hands_of(settings.model_copy(update={"registry": own}))),
+            tell=tell,
+        )
 
 
 def play(on: Scene, save_at: Sequence[int]) -> Outcome:
-    """Train, and bring the checkpoint of each step in `save_at` into service while clients stream.
+    """Train, and look on while every checkpoint is published, judged and, where it is better, served.
 
     Raises:
         RelayError: A step did not come to its end; the message says which, and why.
     """
     run_id = on.person.begin_training(on.settings.registry.experiment, "demo-training")
     program = programs.training(on.place, save_at=save_at, run_id=run_id)
+    follower = Follower(on.person, on.hands, on.url, on.place.checkpoints, on.tell.say)
     with running(program, on.place.run_dir) as training:
-        on.tell.say(f"training {max(save_at)} steps; checkpoints at {', '.join(map(str, save_at))}")
-        passages = [_bring_into_service(on, training, step=save_at[0], run_id=run_id)]
-        first = _answers(on, passages[0].version)
+        on.tell.say(f"training {max(save_at)} steps; checkpoints at {', '.join(map(str, save_at))}, nobody at the keys")
+        _until(on, follower, lambda: bool(follower.passages), FIRST_TIMEOUT_S, "a first version in service", training)
+        first = _answers(on, follower.passages[0].version)
         with traffic.running(lambda: _asker(on)) as tally:
             on.tell.say(f"{traffic.NUM_CLIENTS} clients stream from now on, without retries")
-            passages += [_bring_into_service(on, training, step=step, run_id=run_id) for step in save_at[1:]]
-            last = _answers(on, passages[-1].version)
-            _wait(lambda: tally.num_whole[last.version] >= NUM_LAST_STREAMS, FOLLOW_TIMEOUT_S)
-        _wait(lambda: not training.alive, TRAINING_END_TIMEOUT_S)
-    return Outcome(passages=tuple(passages), first=first, last=last, usage=tally.usage, faults=tuple(tally.faults))
+            _until(on, follower, lambda: follower.num_judged == len(save_at), STEP_S, "all verdicts", training)
+            _until(on, follower, lambda: follower.is_settled, STEP_S, "the last version in service", training)
+            best = follower.passages[-1].version
+            last = _answers(on, best)
+            _publish_diverged(on, max(save_at), run_id)
+            _until(on, follower, lambda: follower.num_judged > len(save_at), STEP_S, "the last verdict", training)
+            _until(on, follower, lambda: tally.num_whole[best] >= NUM_LAST_STREAMS, STEP_S, "streams", training)
+            decided = _person_moves_back(on, follower, training)
+    return Outcome(
+        passages=tuple(follower.passages),
+        entries=reading.entries_of(on.hands, 100),
+        first=first,
+        last=last,
+        usage=tally.usage,
+        decided=decided,
+        faults=tuple(tally.faults),
+        num_wanted=len(save_at) + 1,
+    )
 
 
-def _bring_into_service(on: Scene, training: Child, *, step: int, run_id: str) -> Passage:
-    folder = on.place.checkpoints / f"checkpoint-{step}"
-    saved_at = _wait_until_saved(folder, training)
-    on.tell.say(f"{folder.name} saved: {narrator.metrics_line(trainer_state.read(folder).metrics)}")
+def whys(on: Scene, outcome: Outcome) -> Iterator[tuple[int, str]]:
+    """A promoted, a kept and a rejected version, with the word for each."""
+    versions = on.person.versions()
+    promoted = {entry.target for entry in outcome.entries if entry.kind == ledger.PROMOTE}
+    yield max(number for number in promoted if number is not None), "promoted"
+    kept = [n for n, one in versions.items() if n not in promoted and one.state == contract.STATE_ADMITTED]
+    yield from ((number, "kept out") for number in sorted(kept)[:1])
+    rejected = [number for number, one in versions.items() if one.state == contract.STATE_REJECTED]
+    yield from ((number, "rejected") for number in sorted(rejected)[:1])
+
+
+def _person_moves_back(on: Scene, follower: Follower, training: Child) -> Decided:
+    """The one thing that a person does here; what the promoter makes of it."""
+    oldest, alias = follower.passages[0].version, on.settings.registry.alias
+    on.person.move(alias, oldest)
+    on.tell.say(f"a person moves {alias} back to version {oldest}, by MlflowClient")
+    _until(on, follower, lambda: follower.served == oldest, STEP_S, f"version {oldest} in service", training)
+    on.tell.say(f"version {oldest} is served again")
+    _until(on, follower, lambda: on.person.hold() is not None, STEP_S, "the hold", training)
+    time.sleep(NUM_PASSES_WATCHED * on.settings.promoter.interval_s)
+    held, stayed = on.person.hold(), on.person.production(alias)
+    on.tell.say(f"the promoter passed by and left it there: {_told(held)}")
+    entries, versions = reading.entries_of(on.hands, 100), on.person.versions()
+    return Decided(
+        kinds=[entry.kind for entry in reversed(entries)],
+        num_versions=len(versions),
+        unjudged=[number for number, one in versions.items() if not one.is_judged],
+        moved_to=oldest,
+        stayed_at=stayed,
+        is_held=held is not None,
+    )
+
+
+def _publish_diverged(on: Scene, step: int, run_id: str) -> None:
+    """Publish a copy of the last checkpoint whose training log says NaN, as of a training that went wrong."""
+    folder = on.place.run_dir / DIVERGED / f"checkpoint-{step}"
+    shutil.copytree(on.place.checkpoints / f"checkpoint-{step}", folder)
+    state = json.loads((folder / trainer_state.STATE_FILE).read_text(encoding="utf-8"))
+    state["log_history"][-1]["eval_loss"] = float("nan")
+    (folder / trainer_state.STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
     programs.publish(on.place, folder, run_id=run_id)
-    published_at = datetime.now(UTC)
-    name, alias, version = on.settings.registry.name, on.settings.registry.alias, on.person.version_of(step)
-    on.tell.say(
-        f"published as {name} version {version}, {(published_at - saved_at).total_seconds():.1f} s after the save"
-    )
-    moved_at = on.person.move(alias, version)
-    on.tell.say(f"{alias} moved to version {version} by MlflowClient")
-    reload = _wait_until_served(on, version)
-    passage = Passage(
-        version=version, step=step, saved_at=saved_at, published_at=published_at, moved_at=moved_at, reload=reload
-    )
-    on.tell.say(f"version {version} is served, {passage.moved_to_served_s:.1f} s after the move")
-    return passage
+    on.tell.say("a copy whose training log says eval_loss = NaN was published by hand")
 
 
-def _wait_until_saved(folder: Path, training: Child) -> datetime:
-    """When the Trainer had written the checkpoint whole: its state comes last.
-
-    Raises:
-        StackError: The training ended before, or takes too long.
-    """
-
-    def is_saved() -> bool:
-        try:
-            return trainer_state.read(folder).step is not None
-        except NotACheckpointError:  # half-written
-            return False
-
-    if not _wait(lambda: is_saved() or not training.alive, CHECKPOINT_TIMEOUT_S) or not is_saved():
-        raise StackError(f"training did not save {folder}; its log {training.log} ends with:\n{training.log_tail()}")
-    return datetime.fromtimestamp((folder / trainer_state.STATE_FILE).stat().st_mtime, UTC)
-
-
-def _wait_until_served(on: Scene, version: int) -> Reload:
-    """How the server came to serve `version`.
-
-    Raises:
-        StackError: It refused, ended, or did not follow in time.
-    """
-    deadline = time.monotonic() + FOLLOW_TIMEOUT_S
-    reason = "it does not answer"
-    while on.server.alive and time.monotonic() < deadline:
-        state = gateway_view.server_state(on.url)
-        if state is not None:
-            reload, reason = gateway_view.reload_of(state, version), state.reason
-            if reload is not None:
-                return reload
-            if gateway_view.is_refused(state, version):
-                break
-        time.sleep(_LOOK_S)
-    raise StackError(
-        f"the server does not serve version {version}: {reason}; its log {on.server.log} ends with:\n"
-        f"{on.server.log_tail()}"
-    )
+def _write_test_set(settings: Settings) -> None:
+    """The demo's fixed questions as the promoter's test set."""
+    path = settings.evaluate.test_set
+    assert path is not None  # noqa: S101 - the demo sets it
+    lines = [
+        {
+            "id": f"{one.slice}-{place}",
+            "slice": one.slice,
+            "messages": [{"role": "user", "content": one.prompt}],
+            "answer": one.answer,
+        }
+        for place, one in enumerate(tasks.held_out())
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
 def _answers(on: Scene, version: int) -> Answers:
@@ -179,8 +221,8 @@ def _answers(on: Scene, version: int) -> Answers:
     with closing(_asker(on)) as asker:
         records = [asker.ask(one.prompt) for one in tasks.questions()]
     for record in records:
-        if record.fault or record.version != version:
-            raise StackError(f"a question to version {version} failed: {record.fault or f'{record.version} answered'}")
+        if record.fault:
+            raise StackError(f"a question to version {version} failed: {record.fault}")
     return Answers(version=version, texts=tuple(record.text for record in records))
 
 
@@ -189,11 +231,32 @@ def _asker(on: Scene) -> Asker:
     return Asker(on.url, on.settings.registry.name, api_key=key.get_secret_value() if key else None)
 
 
-def _wait(ready: Callable[[], bool], timeout_s: float) -> bool:
-    """Whether `ready()` came true in time."""
+def _until(
+    on: Scene, follower: Follower, ready: Callable[[], bool], timeout_s: float, what: str, *children: Child
+) -> None:
+    """Look on until `ready()`.
+
+    Raises:
+        StackError: The time ran out, or a program ended that is needed.
+    """
     deadline = time.monotonic() + timeout_s
-    while not ready():
-        if time.monotonic() > deadline:
-            return False
+    while True:
+        follower.look()
+        if ready():
+            return
+        dead = next((one for one in (on.server, on.promoter) if not one.alive), None)
+        failed = next((one for one in children if not one.alive and one.exit_code), None)
+        if dead or failed or time.monotonic() > deadline:
+            who = dead or failed or on.promoter
+            raise StackError(
+                f"{what}: not within {timeout_s:g} s; {follower.reason}; the log of {who.name}, {who.log}, ends with:\n"
+                f"{who.log_tail()}"
+            )
         time.sleep(_LOOK_S)
-    return True
+
+
+def _told(hold: str | None) -> str:
+    try:
+        return str(json.loads(hold or "{}").get("why", "nothing is held"))
+    except ValueError:
+        return hold or ""

@@ -1,7 +1,7 @@
 """Trains the demo's model with the HF Trainer: `python -m pipeline.demo.training OUT --save-at 150,350,750`.
 
-A process of its own, as training is in real life: it knows nothing of publishing or serving. It saves
-`OUT/checkpoint-N` at the steps it was told, each evaluated on the fixed test set just before.
+A process of its own, as training is in real life. It saves `OUT/checkpoint-N` at the steps it was told, each evaluated
+on the fixed test set just before; all that it knows of Relay is one line, the callback that publishes what is saved.
 With `MLFLOW_TRACKING_URI` and `MLFLOW_RUN_ID` in its environment, the Trainer logs its curves to that run.
 
 Shapes: B sequences, T tokens.
@@ -23,6 +23,8 @@ from transformers.trainer_callback import TrainerControl, TrainerState
 
 from pipeline.demo import tasks, world
 from pipeline.demo.tasks import Example
+from pipeline.watching.callback import RelayCallback
+from registry_hooks import events
 
 IGNORED = -100  # label of tokens that carry no loss, as torch's cross entropy has it
 # Tuned for few CPU seconds until all four tasks are learnt: half the batch of 128 needs about as many steps, and wider
@@ -78,7 +80,7 @@ def exact_match(prediction: EvalPrediction) -> dict[str, float]:
 
 
 def train(folder: Path, *, save_at: Sequence[int], seed: int) -> None:
-    """Train from nothing until the last of `save_at`; `folder/checkpoint-N` appears at each of them."""
+    """Train from nothing until the last of `save_at`; each `folder/checkpoint-N` is published while it goes on."""
     tokenizer = world.build_tokenizer()
     num_steps, held_out = max(save_at), tasks.held_out()
     trainer = Trainer(
@@ -90,7 +92,7 @@ def train(folder: Path, *, save_at: Sequence[int], seed: int) -> None:
         processing_class=tokenizer,
         compute_metrics=exact_match,
         preprocess_logits_for_metrics=lambda logits_BTV, labels_BT: logits_BTV.argmax(dim=-1),
-        callbacks=[SaveAt(save_at)],
+        callbacks=[SaveAt(save_at), RelayCallback()],
     )
     trainer.train()
 
@@ -125,6 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1, help="compute threads; what remains is for serving")
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
+    events.configure()
     train(options.folder, save_at=[int(step) for step in options.save_at.split(",")], seed=options.seed)
 
 

@@ -35,10 +35,47 @@ class Usage:
     num_whole: Mapping[int, int]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decided:
+    """What the promoter did.
+
+    Attributes:
+        kinds: Of its decisions, oldest first.
+        num_versions: That were published.
+        unjudged: Versions without a verdict.
+        moved_to: Where the person pointed the alias.
+        stayed_at: Where it pointed after the promoter had passed over it.
+        is_held: Whether the registry says that it is held.
+    """
+
+    kinds: Sequence[str]
+    num_versions: int
+    unjudged: Sequence[int]
+    moved_to: int
+    stayed_at: int | None
+    is_held: bool
+
+
+def shortcomings_of_promotion(decided: Decided, *, num_wanted: int) -> list[str]:
+    """What the promoter did not show, one sentence each."""
+    missing = []
+    if decided.num_versions < num_wanted:
+        missing.append(f"{decided.num_versions} versions were published in place of {num_wanted}")
+    if (promotions := decided.kinds.count("promote")) < 2:
+        missing.append(f"{promotions} automatic promotions in place of at least two")
+    if not {"keep", "inconclusive"} & set(decided.kinds):
+        missing.append("no decision left Production where it was")
+    missing += [f"version {one} has no verdict" for one in decided.unjudged]
+    if decided.stayed_at != decided.moved_to or not decided.is_held:
+        there = f"version {decided.stayed_at} is there now"
+        missing.append(f"the person's move to version {decided.moved_to} was not held: {there}")
+    return missing
+
+
 def shortcomings(
     usage: Usage, *, versions: Sequence[int], questions: Sequence[Example], first: Answers, last: Answers
 ) -> list[str]:
-    """What is missing, one sentence each; empty when everything was shown."""
+    """What users did not see, one sentence each; empty when everything was shown."""
     missing = []
     if usage.num_failed:
         missing.append(f"{usage.num_failed} of {usage.num_sent} requests failed")

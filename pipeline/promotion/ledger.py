@@ -29,6 +29,8 @@ class Entry:
         by: `promoter`, `a person` (seen from outside), or the user and host of a command.
         policy: Digest of the policy that was applied; empty where none was.
         numbers: What was measured, shown as the run's metrics.
+        at: When it was begun.
+        ended_at: When it was committed, the alias moved.
         is_open: Whether it is an intent that was not committed.
         is_void: Whether it was an intent that came to nothing.
     """
@@ -41,6 +43,7 @@ class Entry:
     policy: str = ""
     numbers: Mapping[str, float] = field(default_factory=dict)
     at: datetime | None = None
+    ended_at: datetime | None = None
     run_id: str = ""
     is_open: bool = False
     is_void: bool = False
@@ -85,6 +88,7 @@ def from_run(record: RunRecord) -> Entry:
         policy=record.params.get("policy", ""),
         numbers=record.metrics,
         at=record.started_at,
+        ended_at=record.ended_at,
         run_id=record.run_id,
         is_open=record.is_open,
         is_void=record.failed,

@@ -76,6 +76,11 @@ class Child:
     def alive(self) -> bool:
         return self._guard.poll() is None
 
+    @property
+    def exit_code(self) -> int | None:
+        """Of the program, once it has ended."""
+        return self._guard.poll()
+
     def wait_until(self, ready: Callable[[], bool], *, timeout_s: float) -> None:
         """Wait until `ready()`; it is asked about ten times a second.
 
