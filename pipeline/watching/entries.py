@@ -45,6 +45,9 @@ class Paper(BaseModel):
     files: dict[str, tuple[int, int]]
     failed_because: str | None = None
 
+    def to_json(self) -> bytes:
+        return self.model_dump_json(indent=2).encode()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
@@ -69,7 +72,7 @@ class Entry:
 
     def write_paper(self) -> None:
         """Write `entry.json`, whole or not at all."""
-        durable.write_atomically(self.paper_path, self.paper.model_dump_json(indent=2).encode())
+        durable.write_atomically(self.paper_path, self.paper.to_json())
 
     def given_up(self, because: str) -> Entry:
         """The same with the reason in its paper; nothing is written yet."""

@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from registry_hooks import durable
-
 MAX_REMEMBERED = 10_000
 
 
@@ -41,4 +39,6 @@ class SeenSaves:
         return {str(k): str(v) for k, v in document.items()} if isinstance(document, dict) else {}
 
     def _write(self, saves: dict[str, str]) -> None:
-        durable.write_atomically(self._path, json.dumps(saves, indent=1).encode())
+        temporary = self._path.with_name(f"{self._path.name}.tmp")
+        temporary.write_text(json.dumps(saves, indent=1), encoding="utf-8")
+        temporary.replace(self._path)  # not flushed: losing it costs work, flushing it costs the trainer's time

@@ -58,14 +58,23 @@ class Turns:
     stopped: threading.Event = field(default_factory=threading.Event)
     num_in_a_row: int = 0
     num_own: dict[str, int] = field(default_factory=dict)
+    secured: set[str] = field(default_factory=set)
 
     def take(self) -> Published | Retry | GiveUp | None:
         """Publish the oldest entry; None when there is none, or it was stopped in the middle."""
-        for entry in self.queue.entries():
+        waiting = self.queue.entries()
+        self._secure(waiting)
+        for entry in waiting:
             with self.queue.claimed(entry) as is_mine:
                 if is_mine:
                     return self._publish(entry)
         return None
+
+    def _secure(self, waiting: list[Entry]) -> None:
+        for entry in waiting:
+            if entry.folder.name not in self.secured:
+                self.queue.secure(entry)
+        self.secured = {entry.folder.name for entry in waiting}
 
     def _publish(self, entry: Entry) -> Published | Retry | GiveUp | None:
         log = events.logger().bind(checkpoint=entry.paper.name, step=entry.paper.step)
@@ -163,6 +172,7 @@ class Uploader(threading.Thread):
         """Publish whatever comes, as the leader, until it is stopped."""
         while not self._stopped.is_set():
             self._wake.clear()
+            self._queue.sweep()
             outcome = self._turns.take()
             if outcome is None:
                 self._wake.wait(self._poll_s)

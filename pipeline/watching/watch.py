@@ -22,6 +22,7 @@ from registry_hooks.errors import NotACheckpointError, RelayError, UserError
 from registry_hooks.settings import Settings
 
 _PATTERN = "checkpoint-*"
+_QUEUE_IS_FULL = "the queue is full"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,9 +99,9 @@ class FolderWatch:
         return verdict.because
 
     def _stage(self, folder: Path) -> str:
-        patient = self._patient or set()
+        patient = self._patient if self._patient is not None else set()
         if folder.name in patient and not self._queue.has_room():
-            return "the queue is full"
+            return _QUEUE_IS_FULL
         try:
             staged = self._queue.stage(folder, parent_run_id=self._options.run_id, code_dir=self._options.code_dir)
         except NotACheckpointError as error:
@@ -149,6 +150,7 @@ def once(
     turns = Turns(queue=queue, publish=publish, stopped=stopped)
     failed = False
     try:
+        queue.sweep()
         watch.look(time.monotonic())
         stopped.wait(options.settle_s)
         while not stopped.is_set():
@@ -157,7 +159,7 @@ def once(
                 if isinstance(outcome, Retry):
                     raise RelayError(f"{outcome.because}; {len(queue.entries())} wait in {queue.folder} for a next try")
                 failed = failed or isinstance(outcome, GiveUp)
-            if all(because != "the queue is full" for because in left.values()):
+            if all(because != _QUEUE_IS_FULL for because in left.values()):
                 for name, because in left.items():
                     events.logger().warning("checkpoint.left", checkpoint=name, because=because)
                 return 1 if left or failed else 0

@@ -70,15 +70,20 @@ def versions(registry: MlflowRegistry, name: str) -> list[ModelVersion]:
             return found
 
 
+def parent_of(registry: MlflowRegistry, made: list[ModelVersion]) -> Any:
+    """The one training run that all these versions share."""
+    runs = [registry.rest.get("/runs/get", run_id=version.run_id)["run"] for version in made]
+    [parent] = {tag["value"] for run in runs for tag in run["data"]["tags"] if tag["key"] == "mlflow.parentRunId"}
+    return registry.rest.get("/runs/get", run_id=parent)["run"]
+
+
 def test_a_training_publishes_every_save_under_its_own_run(
     stack: LocalStack, registry: MlflowRegistry, tmp_path: Path
 ) -> None:
     env = environ(stack, "trained", MLFLOW_EXPERIMENT_NAME="tiny", DISABLE_MLFLOW_INTEGRATION="FALSE")
     train(tmp_path / "out", 2, env)
     made = versions(registry, "trained")
-    runs = [registry.rest.get("/runs/get", run_id=version.run_id)["run"] for version in made]
-    parents = {tag["value"] for run in runs for tag in run["data"]["tags"] if tag["key"] == "mlflow.parentRunId"}
-    [parent] = [registry.rest.get("/runs/get", run_id=run_id)["run"] for run_id in parents]
+    parent = parent_of(registry, made)
 
     assert [version.step for version in made] == [1, 2]
     assert all("eval_loss" in registry.run_metrics(version.run_id or "") for version in made)
@@ -124,11 +129,14 @@ def test_a_training_without_mlflow_ends_as_usual_and_a_watch_publishes_later_wha
         wait_until("nothing waits", lambda: not queue.entries(), DEADLINE_S)
         second.send_signal(signal.SIGTERM)
         _, log = second.communicate(timeout=DEADLINE_S)
+    made = versions(registry, "late")
 
     assert told["step"] == 2
     assert "checkpoints.left" in output
     assert waiting == left == [1, 2]
     assert second.returncode == 0, log
-    assert [version.step for version in versions(registry, "late")] == [1, 2]
+    assert [version.step for version in made] == [1, 2]
+    # Named after the trainer's folder, not after the one where they waited.
+    assert parent_of(registry, made)["info"]["run_name"] == tmp_path.name
     assert queue.failed() == []
     assert "Traceback" not in output + log

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,9 @@ def test_a_full_queue_drops_the_oldest_and_says_so(queue: PendingQueue, save: Sa
     assert steps(queue) == [20, 30, 40]
     assert [(e["event"], e["step"]) for e in events] == [("checkpoint.dropped", 10)]
     assert not queue.has_seen(sources[0])
+    assert len(hidden(queue)) == 1
+    queue.sweep()
+    assert hidden(queue) == []
 
 
 def test_what_is_being_published_is_not_dropped(queue: PendingQueue, save: Save) -> None:
@@ -189,10 +193,26 @@ def test_a_folder_that_cannot_be_written_is_said_by_name(tmp_path: Path) -> None
         PendingQueue(tmp_path / "file" / "pending")
 
 
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda paper: paper.write_bytes(b"")])
+def test_what_a_power_cut_spoilt_is_no_entry_and_is_removed(
+    queue: PendingQueue, save: Save, spoil: Callable[[Path], object]
+) -> None:
+    entry = queue.stage(save(10)).entry
+    assert entry is not None
+    spoil(entry.paper_path)
+    before = steps(queue)
+    queue.stage(save(20))
+    queue.sweep()
+
+    assert before == []
+    assert steps(queue) == [20]
+    assert not entry.folder.exists()
+
+
 KILLED_WHILE_STAGING = """
 import os, signal, sys
 from pathlib import Path
-from pipeline.watching import entries, pending
+from pipeline.watching import pending
 from pipeline.watching.pending import PendingQueue
 
 def die(*_, **__):
@@ -204,7 +224,7 @@ if where == "link":
     link, num = os.link, iter(range(100))
     os.link = lambda a, b: die() if next(num) == 3 else link(a, b)
 elif where == "paper":
-    entries.durable.write_atomically = die
+    Path.write_bytes = die
 elif where == "rename":
     Path.rename = die
 else:
@@ -228,6 +248,7 @@ def test_a_crash_while_staging_leaves_nothing_or_a_whole_entry(
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     left, rubbish = queue.entries(), hidden(queue)
     queue.stage(save(30))
+    queue.sweep()
 
     assert len(left) == num_entries
     assert len(rubbish) == 1 - num_entries
