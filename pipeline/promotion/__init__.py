@@ -1,0 +1,1 @@
+"""The promotion rule: which version deserves the alias, and why the others do not. Pure; no registry, no engine."""
