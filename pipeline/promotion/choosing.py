@@ -40,7 +40,7 @@ def failures(result: Comparison, *, policy: Policy) -> tuple[str, ...]:
 
 def harmed_slices(result: Comparison) -> str:
     """The slices with evidence of harm, as a list in words."""
-    names = [part.name[:40] for part in result.slices if part.is_harmed]
+    names = [wording.label(part.name) for part in result.slices if part.is_harmed]
     more = len(names) - _NUM_NAMED_SLICES
     return f"{', '.join(names[:_NUM_NAMED_SLICES])}{f' and {more} more slices' if more > 0 else ''}"
 

@@ -122,7 +122,7 @@ def _reports(
             digest=one.digest,
             step=one.step,
             comparison=comparisons.get(one.version),
-            why_not=wording.sentence(why_not[one.version]) if one.version in why_not else "",
+            why_not=wording.sentence(why_not.get(one.version, "")),
         )
         for one in rivals
     )
@@ -148,9 +148,10 @@ def _because(
         return f"version {incumbent} stays: there is no candidate that can be compared with it"
     if winner is not None:
         result = comparisons[winner]
+        p = wording.probability(result.p_adjusted)
         return (
             f"version {winner} is {wording.gain(result.difference, primary=policy.primary)} than version {incumbent} "
-            f"on {result.num_items:,} items (adjusted p {wording.probability(result.p_adjusted)}, at most {policy.alpha:g} is needed), "
+            f"on {result.num_items:,} items (adjusted p {p}, at most {policy.alpha:g} is needed), "
             "and nothing speaks against it"
         )
     rivals = {v: one for v, one in comparisons.items() if verdict is Verdict.KEEP or _may_be_better(one)}

@@ -80,7 +80,9 @@ def _blind_slices(slices: Mapping[str, int], policy: Policy) -> list[str]:
     blind = sorted(name for name, count in slices.items() if count < fewest)
     if not blind:
         return []
-    named = ", ".join(name[:40] for name in blind[:_NUM_NAMED_SLICES]) + ("…" if len(blind) > _NUM_NAMED_SLICES else "")
+    named = ", ".join(wording.label(name) for name in blind[:_NUM_NAMED_SLICES]) + (
+        "…" if len(blind) > _NUM_NAMED_SLICES else ""
+    )
     return [f"Warning: slices with fewer than {fewest} items can never show harm ({named})."]
 
 

@@ -11,7 +11,7 @@ from pipeline.promotion.verdicts import CandidateReport, Comparison, Decision, S
 
 FORMAT = 1
 MAX_CHARACTERS = 4500
-_MAX_SENTENCE, _MAX_URL = 1200, 1500
+_MAX_SENTENCE, _MAX_URL = 800, 1500
 _SLICE_HEAD = "| slice | items | better / worse | difference | harm (p, corrected) |\n|---|---|---|---|---|"
 
 
@@ -87,8 +87,8 @@ def _numbers(decision: Decision, numbers: Comparison) -> list[str]:
         loss = numbers.guardrail
         upper = f"{loss.upper_bound_nats:+.4f} nats" if math.isfinite(loss.upper_bound_nats) else "unknown (one item)"
         lines.append(
-            f"- Loss per item (- is better): {loss.difference_nats:+.4f} nats, with {(1 - policy.guardrail_alpha) * 100:.4g} % "
-            f"confidence at most {upper}."
+            f"- Loss per item (- is better): {loss.difference_nats:+.4f} nats, with "
+            f"{(1 - policy.guardrail_alpha) * 100:.4g} % confidence at most {upper}."
         )
     else:
         lines.append("- Loss per item was not measured, so its guardrail was not applied.")
@@ -120,7 +120,7 @@ def _slice_table(slices: tuple[SliceReport, ...], decision: Decision, *, room: i
 
 
 def _slice_row(part: SliceReport, decision: Decision) -> str:
-    name = " ".join(part.name.split())[:40].replace("\\", "\\\\").replace("|", "\\|")
+    name = wording.label(part.name).replace("\\", "\\\\").replace("|", "\\|")
     mark = " **worse**" if part.is_harmed else ""
     difference = wording.signed(part.difference, primary=decision.policy.primary)
     counts = f"{part.num_better:,} / {part.num_worse:,}"
@@ -136,7 +136,7 @@ def _thresholds(decision: Decision) -> list[str]:
             f"nothing of how far it is luck. Needed: a gain above 0 and of at least {policy.min_delta:g}."
         ]
     return [
-        f"Needed: a chance of at most {policy.alpha:g} that it is luck; a gain of at least "
+        f"Needed: a chance of at most {policy.alpha:g} that equal models look this good; a gain of at least "
         f"{wording.amount(policy.min_effect, primary=policy.primary)}; no slice with a corrected p of harm at most "
         f"{policy.slice_alpha:g}; a rise of the loss by {policy.guardrail_loss_margin_nats:g} nats ruled out. "
         f"Method: {decision.method}, {policy.num_flips:,} flips, seed {policy.seed}; policy {policy.digest}."

@@ -38,7 +38,7 @@ def decide_scalar(incumbent: ScalarScore, candidates: Sequence[ScalarScore], *, 
     return Decision(
         verdict=verdict,
         winner=winner,
-        because=wording.sentence(_because(incumbent, gains, why_not, winner=winner, policy=policy)),
+        because=wording.sentence(_because(incumbent, candidates, gains=gains, winner=winner, policy=policy)),
         reports=tuple(
             ScalarReport(
                 version=one.version,
@@ -84,15 +84,14 @@ def _why_not(
     if one.version == winner:
         return ""
     if _usable(one) is None:
-        return f"it cannot win: {_fault(one, policy)}"
+        return f"it cannot win: its {_fault(one, policy)}"
     if gain is None:
         return (
             f"nothing was decided: of version {incumbent.version}, which holds the alias, {_fault(incumbent, policy)}"
         )
-    if _is_enough(gain, policy):
-        return (
-            f"its {metric} of {one.value:.6g} is good enough, but version {winner} is taken: better, or an earlier step"
-        )
+    if winner is not None and _is_enough(gain, policy):
+        better = "is better" if (gains[winner] or 0.0) > gain else "is as good, of an earlier step"
+        return f"its {metric} of {one.value:.6g} would be enough, but that of version {winner} {better}"
     needed = f"at least {policy.min_delta:g} is needed" if policy.min_delta else "it must be better"
     size = f"better by {gain:.6g}" if gain > 0 else f"worse by {-gain:.6g}" if gain < 0 else "exactly equal"
     return f"its {metric} of {one.value:.6g} is {size}, and {needed}"
@@ -104,22 +103,27 @@ def _fault(one: ScalarScore, policy: Policy) -> str:
 
 def _because(
     incumbent: ScalarScore,
-    gains: Mapping[int, float | None],
-    why_not: Mapping[int, str],
+    candidates: Sequence[ScalarScore],
     *,
+    gains: Mapping[int, float | None],
     winner: int | None,
     policy: Policy,
 ) -> str:
+    metric = policy.score_metric
     if _usable(incumbent) is None:
         return (
             f"nothing was decided and the alias stays: of version {incumbent.version}, which holds it, "
-            f"{_fault(incumbent, policy)}; give it one, or move the alias by hand (point estimate)"
+            f"{_fault(incumbent, policy)}; record one, or move the alias by hand (point estimate)"
         )
-    if winner is not None:
-        said = f"{policy.score_metric} of version {winner} is better than that of version {incumbent.version} by "
-        said += f"{gains[winner]:.6g}"
+    if winner is None:
+        needed = f" by at least {policy.min_delta:g}" if policy.min_delta else ""
+        said = f"version {incumbent.version} stays: no candidate has a better {metric}{needed} (point estimate)"
     else:
-        said = f"version {incumbent.version} stays: no candidate's {policy.score_metric} is better"
-        said += f" by at least {policy.min_delta:g}" if policy.min_delta else ""
-    left_out = [f"version {v} was left out: {why_not[v]}" for v, gain in gains.items() if gain is None]
-    return "; ".join([f"{said} (point estimate)", *left_out])
+        gain = f"{gains[winner]:.6g}"
+        said = f"version {winner} has a better {metric} than version {incumbent.version}, by {gain} (point estimate)"
+    left_out = [
+        f"version {one.version} was left out because its {_fault(one, policy)}"
+        for one in candidates
+        if _usable(one) is None
+    ]
+    return "; ".join([said, *left_out])

@@ -32,6 +32,11 @@ def probability(value: float) -> str:
     return f"{value:.4f}" if value >= 0.0001 else "below 0.0001"
 
 
+def label(name: str) -> str:
+    """A name from a test set on one line, at most 40 characters."""
+    return " ".join(name.split())[:40]
+
+
 def sentence(text: str) -> str:
-    """The same with a capital first letter and a full stop."""
-    return f"{text[:1].upper()}{text[1:]}."
+    """The same with a capital first letter and a full stop; nothing stays nothing."""
+    return f"{text[:1].upper()}{text[1:]}." if text else ""

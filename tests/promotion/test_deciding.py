@@ -1,0 +1,380 @@
+"""What the rule decides, and what it says about each candidate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.promotion.deciding import decide
+from pipeline.promotion.policy import Policy
+from pipeline.promotion.scores import Scores
+from pipeline.promotion.verdicts import CandidateReport, Comparison, Decision, Verdict
+
+Build = Callable[..., Scores]
+N = 200
+HALF = [1.0] * 100 + [0.0] * 100
+
+
+def changed(better: int, worse: int) -> list[float]:
+    """HALF with so many wrong answers made right and so many right ones made wrong, at both ends."""
+    return [0.0] * worse + [1.0] * (100 - worse) + [0.0] * (100 - better) + [1.0] * better
+
+
+def report_of(decision: Decision, version: int) -> CandidateReport:
+    [report] = [one for one in decision.reports if one.version == version]
+    assert isinstance(report, CandidateReport)
+    return report
+
+
+def comparison_of(decision: Decision, version: int) -> Comparison:
+    comparison = report_of(decision, version).comparison
+    assert comparison is not None
+    return comparison
+
+
+def test_a_candidate_whose_gain_is_shown_is_promoted(scored: Build) -> None:
+    decision = decide(scored(1, HALF), [scored(2, changed(20, 2))], policy=Policy())
+
+    assert (decision.verdict, decision.winner) == (Verdict.PROMOTE, 2)
+    assert report_of(decision, 2).why_not == ""
+    numbers = comparison_of(decision, 2)
+    assert (numbers.num_better, numbers.num_worse, numbers.num_items) == (20, 2, N)
+    assert (numbers.incumbent_mean, numbers.candidate_mean) == (0.5, pytest.approx(0.59))
+    assert numbers.difference == pytest.approx(0.09)
+    assert numbers.lower_bound > 0
+    assert numbers.p_adjusted <= 0.05
+    assert "9.0 points better than version 1 on 200 items" in decision.because
+
+
+def test_a_gain_that_may_be_luck_is_inconclusive(scored: Build) -> None:
+    decision = decide(scored(1, HALF), [scored(2, changed(6, 4))], policy=Policy())
+
+    assert (decision.verdict, decision.winner) == (Verdict.INCONCLUSIVE, None)
+    assert "stays for now: version 2 is 1.0 points better" in decision.because
+    assert "may be luck" in report_of(decision, 2).why_not
+
+
+def test_a_worse_candidate_keeps_the_incumbent(scored: Build) -> None:
+    decision = decide(scored(1, HALF), [scored(2, changed(4, 6))], policy=Policy())
+
+    assert (decision.verdict, decision.winner) == (Verdict.KEEP, None)
+    assert decision.because == "Version 1 stays: no candidate is better; the nearest, version 2, is 1.0 points worse."
+    assert report_of(decision, 2).why_not == "It is not better on these items but 1.0 points worse."
+
+
+def test_without_candidates_the_incumbent_stays(scored: Build) -> None:
+    decision = decide(scored(1, HALF), [], policy=Policy())
+
+    assert (decision.verdict, decision.reports) == (Verdict.KEEP, ())
+    assert "no candidate that can be compared" in decision.because
+
+
+def test_a_gain_that_is_shown_but_too_small_to_matter_is_not_promoted(scored: Build) -> None:
+    decision = decide(scored(1, HALF), [scored(2, changed(10, 0))], policy=Policy(min_effect=0.06))
+
+    assert decision.verdict == Verdict.INCONCLUSIVE
+    assert "gain of 5.0 points is less than the 6.0 points" in report_of(decision, 2).why_not
+
+
+def test_a_slice_with_evidence_of_harm_forbids_promotion(scored: Build) -> None:
+    slices = ["add"] * 20 + ["copy"] * 180
+    candidate = scored(2, changed(60, 15), slices=slices)
+
+    decision = decide(scored(1, HALF, slices=slices), [candidate], policy=Policy())
+
+    assert (decision.verdict, decision.winner) == (Verdict.KEEP, None)
+    assert "evidence that it is worse on add" in report_of(decision, 2).why_not
+    assert "version 2 is 22.5 points better on these items, but there is evidence" in decision.because
+    parts = {part.name: part for part in comparison_of(decision, 2).slices}
+    assert (parts["add"].num_items, parts["add"].num_worse, parts["add"].is_harmed) == (20, 15, True)
+    assert parts["add"].difference == pytest.approx(-0.75)
+    assert parts["add"].p_harm == pytest.approx(2**-15)
+    assert parts["add"].p_harm_holm == pytest.approx(2 * 2**-15)
+    assert not parts["copy"].is_harmed
+
+
+def test_many_harmed_slices_are_counted_beyond_the_first(scored: Build) -> None:
+    slices = [f"s{i // 20}" for i in range(N)]
+    decision = decide(scored(1, [1.0] * N, slices=slices), [scored(2, [0.0] * N, slices=slices)], policy=Policy())
+
+    assert "worse on s0, s1, s2, s3, s4 and 5 more slices" in report_of(decision, 2).why_not
+
+
+def test_chance_in_one_of_many_slices_does_not_forbid(scored: Build) -> None:
+    """5 of 5 worse has p = 0.03, which alone would be harm; among ten slices it happens."""
+    slices = [f"s{i // 20}" for i in range(N)]
+    decision = decide(scored(1, HALF, slices=slices), [scored(2, changed(40, 5), slices=slices)], policy=Policy())
+
+    assert comparison_of(decision, 2).slices[0].p_harm == pytest.approx(2**-5)
+    assert decision.winner == 2
+
+
+@pytest.mark.parametrize(
+    ("rise", "verdict", "words"),
+    [
+        (0.0, Verdict.PROMOTE, ""),
+        (0.019, Verdict.INCONCLUSIVE, "not ruled out that its loss rises by more than 0.02 nats"),
+        (0.1, Verdict.KEEP, "its loss rises by more than 0.02 nats"),
+    ],
+)
+def test_a_loss_that_may_have_risen_forbids_promotion(scored: Build, rise: float, verdict: Verdict, words: str) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.05, N)
+    before = np.full(N, 2.0)
+    after = before + noise - noise.mean() + rise
+
+    decision = decide(scored(1, HALF, losses=before), [scored(2, changed(30, 2), losses=after)], policy=Policy())
+
+    assert decision.verdict == verdict
+    assert words in report_of(decision, 2).why_not.lower()
+    guardrail = comparison_of(decision, 2).guardrail
+    assert guardrail is not None
+    assert guardrail.difference_nats == pytest.approx(rise, abs=1e-9)
+    assert guardrail.lower_bound_nats < guardrail.difference_nats < guardrail.upper_bound_nats
+    assert guardrail.margin_nats == 0.02
+
+
+def test_losses_that_are_the_same_pass_the_guardrail_even_on_few_items(scored: Build) -> None:
+    losses = [1.0] * 12
+
+    decision = decide(scored(1, [0.0] * 12, losses=losses), [scored(2, [1.0] * 12, losses=losses)], policy=Policy())
+
+    assert decision.winner == 2
+
+
+def test_a_lower_loss_wins_where_loss_is_the_primary_score(scored: Build) -> None:
+    generator = np.random.default_rng(0)
+    base = generator.normal(2, 0.5, N)
+    lower, higher = (base + generator.normal(shift, 0.1, N) for shift in (-0.05, 0.05))
+
+    decision = decide(scored(1, base), [scored(2, higher), scored(3, lower)], policy=Policy(primary="loss"))
+
+    assert decision.winner == 3
+    assert comparison_of(decision, 3).difference == pytest.approx(float((base - lower).mean()))
+    assert "nats better than version 1" in decision.because
+    assert "nats worse" in report_of(decision, 2).why_not
+
+
+def test_of_candidates_within_a_standard_error_of_the_best_the_earliest_step_is_taken(scored: Build) -> None:
+    rivals = [
+        scored(2, changed(31, 1), step=400),
+        scored(3, changed(30, 1), step=300),
+        scored(4, changed(15, 1), step=100),
+        scored(5, changed(30, 1)),
+    ]
+
+    decision = decide(scored(1, HALF), rivals, policy=Policy())
+
+    assert decision.winner == 3
+    assert "version 3 is an earlier step and not clearly worse" in report_of(decision, 2).why_not
+    assert report_of(decision, 4).why_not == "It passed, but version 3 is better by 7.5 points."
+    assert "It passed, but version 3 is an earlier step" in report_of(decision, 5).why_not
+
+
+def test_a_candidate_equal_to_the_best_but_later_is_passed_over(scored: Build) -> None:
+    rivals = [scored(3, changed(30, 1), step=300), scored(2, changed(30, 1), step=200)]
+
+    assert decide(scored(1, HALF), rivals, policy=Policy()).winner == 2
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e200])
+def test_a_candidate_with_a_score_that_is_not_finite_is_named_and_the_others_are_compared(
+    scored: Build, bad: float
+) -> None:
+    broken = scored(2, [*changed(40, 0)[:-1], bad])
+
+    decision = decide(scored(1, HALF), [broken, scored(3, changed(20, 2))], policy=Policy())
+
+    assert decision.winner == 3
+    assert report_of(decision, 2).comparison is None
+    assert report_of(decision, 2).why_not == "It cannot win: 1 of its 200 scores are not finite numbers."
+    assert "version 2 was left out because 1 of its 200 scores" in decision.because
+
+
+def test_when_the_only_candidate_is_not_finite_the_reason_says_so(scored: Build) -> None:
+    broken = scored(2, changed(40, 0), losses=[math.nan] * N)
+
+    decision = decide(scored(1, HALF, losses=[1.0] * N), [broken], policy=Policy())
+
+    assert decision.verdict == Verdict.KEEP
+    assert "version 2 was left out because 200 of its 200 losses are not finite" in decision.because
+
+
+def _other_items(scored: Build) -> tuple[Scores, Scores]:
+    ids = [f"item-{i:04}" for i in range(5, N + 5)]
+    return scored(1, HALF), scored(2, HALF, item_ids=ids)
+
+
+ERRORS: dict[str, tuple[Callable[[Build], tuple[Scores, Scores]], str]] = {
+    "other items": (
+        _other_items,
+        "'item-0000', 'item-0001', 'item-0002' and 2 more only in version 1, 'item-0200', 'item-0201', 'item-0202' "
+        "and 2 more only in version 2",
+    ),
+    "fewer items": (
+        lambda scored: (scored(1, HALF), scored(2, HALF[:-1])),
+        "different items: 'item-0199' only in version 1;",
+    ),
+    "more items": (
+        lambda scored: (scored(1, HALF[:-1]), scored(2, HALF)),
+        "different items: 'item-0199' only in version 2;",
+    ),
+    "other fingerprint": (
+        lambda scored: (scored(1, HALF), scored(2, HALF, fingerprint="bf16")),
+        "version 2 and version 1 were scored in different ways: fingerprint bf16 and same",
+    ),
+    "other slices": (
+        lambda scored: (scored(1, HALF), scored(2, HALF, slices=["x", *["all"] * (N - 1)])),
+        "disagree about the slice of 'item-0000'",
+    ),
+    "losses on one side": (
+        lambda scored: (scored(1, HALF, losses=HALF), scored(2, HALF)),
+        "only one has losses per item",
+    ),
+    "items twice": (
+        lambda scored: (scored(1, HALF), scored(2, HALF, item_ids=["a", "a", *map(str, range(N - 2))])),
+        "version 2 has items twice: 'a'",
+    ),
+    "incumbent not finite": (
+        lambda scored: (scored(1, [math.nan, *HALF[1:]]), scored(2, HALF)),
+        "version 1, which holds the alias, cannot be compared: 1 of its 200 scores are not finite numbers",
+    ),
+    "no items": (lambda scored: (scored(1, []), scored(2, [])), "the test set is empty"),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_scores_that_cannot_be_compared_are_an_error_that_names_what_differs(scored: Build, case: str) -> None:
+    build, words = ERRORS[case]
+    incumbent, candidate = build(scored)
+
+    decision = decide(incumbent, [candidate], policy=Policy())
+
+    assert (decision.verdict, decision.winner) == (Verdict.ERROR, None)
+    assert words in decision.because
+    assert "score all of them anew" in decision.because
+    assert words.removesuffix(";") in report_of(decision, 2).why_not
+
+
+def test_an_error_in_many_candidates_names_a_few(scored: Build) -> None:
+    rivals = [scored(version, HALF, fingerprint=f"f{version}") for version in range(2, 8)]
+
+    decision = decide(scored(1, HALF), rivals, policy=Policy())
+
+    assert "and 3 more such problems" in decision.because
+
+
+def test_more_candidates_than_the_policy_allows_is_a_mistake_of_the_caller(scored: Build) -> None:
+    rivals = [scored(version, HALF) for version in range(2, 5)]
+
+    with pytest.raises(ValueError, match="3 candidates, and the policy compares at most 2"):
+        decide(scored(1, HALF), rivals, policy=Policy(max_candidates=2))
+
+
+def test_one_version_twice_is_a_mistake_of_the_caller(scored: Build) -> None:
+    with pytest.raises(ValueError, match="twice"):
+        decide(scored(1, HALF), [scored(2, HALF), scored(2, HALF)], policy=Policy())
+
+
+def test_scores_of_another_length_than_the_items_are_a_mistake_of_the_caller(scored: Build) -> None:
+    with pytest.raises(ValueError, match="version 2: 2 items"):
+        scored(2, [1.0, 0.0, 1.0], item_ids=["a", "b"], slices=["x", "x"])
+
+
+def test_one_item_is_decided_without_a_warning(scored: Build) -> None:
+    decision = decide(scored(1, [0.0], losses=[1.0]), [scored(2, [1.0], losses=[1.0])], policy=Policy(alpha=0.6))
+
+    assert decision.verdict == Verdict.INCONCLUSIVE
+    assert comparison_of(decision, 2).standard_error == math.inf
+
+
+# --- What must hold whatever the scores are ---
+
+scores_in_use = st.sampled_from([0.0, 0.25, 1.0, -3.5, 7.0])
+worlds = st.integers(1, 12).flatmap(
+    lambda n: st.lists(st.lists(scores_in_use, min_size=n, max_size=n), min_size=2, max_size=5)
+)
+EAGER = Policy(alpha=0.5, min_effect=0.0, num_flips=200)
+
+
+def outcome(decision: Decision) -> dict[str, Any]:
+    comparisons = {r.version: getattr(r, "comparison", None) for r in decision.reports}
+    numbers = {v: None if c is None else (c.p_adjusted, c.lower_bound, c.slices) for v, c in comparisons.items()}
+    return {"verdict": decision.verdict, "winner": decision.winner, "numbers": numbers}
+
+
+@given(worlds, st.data())
+@settings(max_examples=80, deadline=None)
+def test_nan_never_wins(scored: Build, rows: list[list[float]], data: st.DataObject) -> None:
+    incumbent, *rivals = rows
+    broken = data.draw(st.sets(st.integers(0, len(rivals) - 1), min_size=1))
+    for place in broken:
+        item = data.draw(st.integers(0, len(incumbent) - 1))
+        rivals[place][item] = data.draw(st.sampled_from([math.nan, math.inf, -math.inf]))
+
+    decision = decide(scored(1, incumbent), [scored(i + 2, row) for i, row in enumerate(rivals)], policy=EAGER)
+
+    assert decision.winner not in {place + 2 for place in broken}
+    assert all("not finite" in report_of(decision, place + 2).why_not for place in broken)
+    assert all(f"version {place + 2} was left out" in decision.because for place in broken)
+
+
+@given(worlds, st.data())
+@settings(max_examples=80, deadline=None)
+def test_the_order_of_items_and_candidates_changes_nothing(
+    scored: Build, rows: list[list[float]], data: st.DataObject
+) -> None:
+    n = len(rows[0])
+    slices = data.draw(st.lists(st.sampled_from(["a", "b"]), min_size=n, max_size=n))
+    ids = [f"item-{i}" for i in range(n)]
+
+    def shuffled(version: int, order: list[int]) -> Scores:
+        row = rows[version - 1]
+        return scored(
+            version,
+            [row[i] for i in order],
+            step=version * 10,
+            item_ids=[ids[i] for i in order],
+            slices=[slices[i] for i in order],
+            losses=[row[i] + 1 for i in order],
+        )
+
+    plain, *rivals = (shuffled(version, list(range(n))) for version in range(1, len(rows) + 1))
+    mixed, *others = (shuffled(version, data.draw(st.permutations(range(n)))) for version in range(1, len(rows) + 1))
+    first = decide(plain, rivals, policy=EAGER)
+    second = decide(mixed, data.draw(st.permutations(others)), policy=EAGER)
+
+    assert outcome(first) == outcome(second)
+
+
+@given(worlds, st.data())
+@settings(max_examples=80, deadline=None)
+def test_a_candidate_that_is_nowhere_better_never_wins(
+    scored: Build, rows: list[list[float]], data: st.DataObject
+) -> None:
+    incumbent, *rivals = rows
+    dominated = [min(a, b) for a, b in zip(incumbent, rivals[0], strict=True)]
+    candidates = [scored(2, dominated, step=1), *(scored(i + 3, row, step=9) for i, row in enumerate(rivals[1:]))]
+
+    decision = decide(scored(1, incumbent), candidates, policy=EAGER)
+
+    assert decision.winner != 2
+    assert report_of(decision, 2).why_not
+
+
+@given(worlds)
+@settings(max_examples=80, deadline=None)
+def test_there_is_one_winner_or_a_reason_for_everybody(scored: Build, rows: list[list[float]]) -> None:
+    incumbent, *rivals = rows
+
+    decision = decide(scored(1, incumbent), [scored(i + 2, row) for i, row in enumerate(rivals)], policy=EAGER)
+
+    without_reason = [report.version for report in decision.reports if not report.why_not]
+    assert without_reason == ([] if decision.winner is None else [decision.winner])
+    assert (decision.verdict == Verdict.PROMOTE) == (decision.winner is not None)
+    assert decision.because.endswith(".")
