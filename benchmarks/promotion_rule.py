@@ -54,7 +54,8 @@ class World:
         truth = "all equal" if not self.points_of_all else f"all {self.points_of_all:+.0f} points"
         if self.points_of_one:
             truth = f"one {self.points_of_one:+.0f} points"
-        return f"{truth}, {self.num_items} items, {self.num_candidates} candidate{'s' * (self.num_candidates > 1)}: the alias moves"
+        who = "1 candidate" if self.num_candidates == 1 else f"{self.num_candidates} candidates"
+        return f"{truth}, {self.num_items} items, {who}: the alias moves"
 
 
 WORLDS: Final = (

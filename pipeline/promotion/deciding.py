@@ -149,10 +149,11 @@ def _because(
     if winner is not None:
         result = comparisons[winner]
         p = wording.probability(result.p_adjusted)
+        loss = "is shown not to rise by the margin" if result.guardrail else "was not measured"
         return (
             f"version {winner} is {wording.gain(result.difference, primary=policy.primary)} than version {incumbent} "
             f"on {result.num_items:,} items (adjusted p {p}, at most {policy.alpha:g} is needed), "
-            "and nothing speaks against it"
+            f"no slice has evidence of harm, and its loss {loss}"
         )
     rivals = {v: one for v, one in comparisons.items() if verdict is Verdict.KEEP or _may_be_better(one)}
     best = min(rivals, key=lambda version: (-rivals[version].difference, version))

@@ -50,6 +50,7 @@ def test_a_candidate_whose_gain_is_shown_is_promoted(scored: Build) -> None:
     assert numbers.lower_bound > 0
     assert numbers.p_adjusted <= 0.05
     assert "9.0 points better than version 1 on 200 items" in decision.because
+    assert "its loss was not measured" in decision.because
 
 
 def test_a_gain_that_may_be_luck_is_inconclusive(scored: Build) -> None:
@@ -145,6 +146,7 @@ def test_losses_that_are_the_same_pass_the_guardrail_even_on_few_items(scored: B
     decision = decide(scored(1, [0.0] * 12, losses=losses), [scored(2, [1.0] * 12, losses=losses)], policy=Policy())
 
     assert decision.winner == 2
+    assert "its loss is shown not to rise by the margin" in decision.because
 
 
 def test_a_lower_loss_wins_where_loss_is_the_primary_score(scored: Build) -> None:
