@@ -61,6 +61,15 @@ def test_a_gain_that_may_be_luck_is_inconclusive(scored: Build) -> None:
     assert "may be luck" in report_of(decision, 2).why_not
 
 
+def test_the_threshold_is_alpha_itself(scored: Build) -> None:
+    """10 better and 4 worse: p is 0.09 by the exact test."""
+    rivals = [scored(2, changed(10, 4))]
+
+    strict, lenient = (decide(scored(1, HALF), rivals, policy=Policy(alpha=alpha)) for alpha in (0.08, 0.1))
+
+    assert (strict.verdict, lenient.verdict) == (Verdict.INCONCLUSIVE, Verdict.PROMOTE)
+
+
 def test_a_worse_candidate_keeps_the_incumbent(scored: Build) -> None:
     decision = decide(scored(1, HALF), [scored(2, changed(4, 6))], policy=Policy())
 

@@ -70,6 +70,10 @@ def test_max_t_is_one_for_candidates_that_change_nothing() -> None:
     assert statistics.max_t(np.zeros((2, 4)), num_flips=100, seed=0).tolist() == [1.0, 1.0]
 
 
+def test_a_p_value_by_random_flips_is_never_zero() -> None:
+    assert statistics.max_t(np.ones((1, 200)), num_flips=999, seed=0).tolist() == [1 / 1000]
+
+
 def test_max_t_does_not_depend_on_the_unit_of_the_score() -> None:
     differences = np.random.default_rng(0).normal(0.1, 1, size=(2, 50))
 
