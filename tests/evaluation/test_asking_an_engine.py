@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import threading
 import time
@@ -47,8 +48,9 @@ def url(script: Script) -> Iterator[str]:
             self.send_response(status)
             for name, value in {"content-length": str(len(text.encode())), **headers}.items():
                 self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(text.encode())
+            with contextlib.suppress(BrokenPipeError):  # who asked has given up
+                self.end_headers()
+                self.wfile.write(text.encode())
 
         def log_message(self, format: str, *args: Any) -> None:
             pass

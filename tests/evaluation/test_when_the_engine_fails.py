@@ -154,6 +154,19 @@ def test_an_item_that_does_not_fit_is_named(lively: Path, engine: EngineSettings
     assert not failed.value.transient
 
 
+@pytest.mark.integration
+def test_a_chat_template_that_never_ends_is_stopped_in_the_engine_and_never_run_here(
+    lively: Path, engine: EngineSettings, write: Callable[..., Path], tmp_path: Path
+) -> None:
+    endless = copytree(lively, tmp_path / "endless")
+    loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    (endless / "chat_template.jinja").write_text(loop)
+    items = test_sets.load(write({"id": "chat", "messages": [{"role": "user", "content": "hi"}], "answer": "y"}))
+
+    with pytest.raises(EvaluationError, match=r"item 'chat'.*did not end within"):
+        evaluate(endless, items, settings=engine, deadline_s=60)
+
+
 def test_a_folder_without_a_tokenizer_is_refused_before_anything_starts(
     tmp_path: Path, engine: EngineSettings, items: TestSet
 ) -> None:
