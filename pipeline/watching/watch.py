@@ -91,12 +91,14 @@ class FolderWatch:
             since_s = now_s
         self._sights[folder.name] = (sight, since_s)
         verdict = wholeness.decide(sight, unchanged_s=now_s - since_s, settle_s=self._options.settle_s)
+        because, is_stuck = ("", False) if isinstance(verdict, Take) else (verdict.because, verdict.is_stuck)
         if isinstance(verdict, Take):
-            return self._stage(folder)
-        if verdict.is_stuck and self._told.get(folder.name) != sight:
+            because = self._stage(folder)
+            is_stuck = bool(because) and because != _QUEUE_IS_FULL
+        if is_stuck and self._told.get(folder.name) != sight:
             self._told[folder.name] = sight
-            events.logger().warning("checkpoint.incomplete", checkpoint=folder.name, because=verdict.because)
-        return verdict.because
+            events.logger().warning("checkpoint.passed_over", checkpoint=folder.name, because=because)
+        return because
 
     def _stage(self, folder: Path) -> str:
         patient = self._patient if self._patient is not None else set()
@@ -106,6 +108,8 @@ class FolderWatch:
             staged = self._queue.stage(folder, parent_run_id=self._options.run_id, code_dir=self._options.code_dir)
         except NotACheckpointError as error:
             return str(error)
+        except OSError as error:  # a full disk, say: it is looked at again
+            return f"it could not be staged into {self._queue.folder} ({error})"
         patient |= {entry.paper.name for entry in staged.dropped}  # taken up again if they are still there
         if staged.entry is not None:
             events.logger().info("checkpoint.staged", checkpoint=folder.name, step=staged.entry.paper.step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from pathlib import Path
 
@@ -100,7 +101,24 @@ def test_a_folder_that_stays_half_written_is_told_of_once(watching: FolderWatch,
         for now_s in (0.0, 4.0, 5.0, 6.0, 60.0):
             watching.look(now_s)
 
-    assert [(e["event"], e["checkpoint"]) for e in events] == [("checkpoint.incomplete", "checkpoint-20")]
+    assert [(e["event"], e["checkpoint"]) for e in events] == [("checkpoint.passed_over", "checkpoint-20")]
+
+
+def test_a_disk_that_is_full_is_told_of_once_and_tried_again(
+    watching: FolderWatch, queue: PendingQueue, save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    save(20)
+    with capture_logs() as events, monkeypatch.context() as full:
+        full.setattr(Path, "write_bytes", refuse)
+        reasons = [watching.look(now_s) for now_s in (0.0, 5.0, 6.0)]
+    watching.look(7.0)
+
+    assert "No space left" in reasons[-1]["checkpoint-20"]
+    assert [e["event"] for e in events] == ["checkpoint.passed_over"]
+    assert steps(queue) == [20]
 
 
 def test_links_files_and_hidden_folders_are_left_alone(
