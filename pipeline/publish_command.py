@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -54,7 +55,7 @@ def run(folder: Path, *, settings: Settings, options: PublishOptions, base: Path
     with scratch_dir() as room:
         merged = room / folder.resolve().name  # the name may say the step
         merge_adapter(folder, base, merged)
-        return _publish(merged, settings=settings, options=options)
+        return _publish(merged, settings=settings, options=replace(options, origin=folder))
 
 
 def _publish(folder: Path, *, settings: Settings, options: PublishOptions) -> int:

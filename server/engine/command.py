@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import socket
 import sys
 import time
@@ -18,22 +19,24 @@ from server.engine.offline import go_offline
 from server.engine_spec import EngineSpec
 
 
+_INTERRUPTED = 130
+
+
 def main(arguments: list[str]) -> int:
     """Serve until Ctrl-C; the exit code: 2 for what the user can mend, 1 for other failures."""
     options = _parser().parse_args(arguments)
     events.configure()
     go_offline()
     try:
-        _run(options)
+        return _INTERRUPTED if _run(options) == signal.SIGINT else 0
     except RelayError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2 if isinstance(error, UserError) else 1
     except KeyboardInterrupt:
-        return 130
-    return 0
+        return _INTERRUPTED
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> int:
     if options.host not in LOOPBACK_HOSTS:
         raise SettingsError(
             f"--host {options.host} would let other machines in, and an engine has no key: nothing was started; "
@@ -49,7 +52,7 @@ def _run(options: argparse.Namespace) -> None:
         from server.engine import launching
 
         running = launching.load(spec, since=since)
-        launching.serve(running, listener, on_ready=lambda: _say_ready(spec, listener))
+        return launching.serve(running, listener, on_ready=lambda: _say_ready(spec, listener))
 
 
 def _spec(options: argparse.Namespace) -> EngineSpec:

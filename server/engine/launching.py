@@ -55,8 +55,8 @@ def load(spec: EngineSpec, *, since: float) -> RunningEngine:
     return RunningEngine(engine=engine, loaded=loaded, identity=identity, load_s=time.monotonic() - since)
 
 
-def serve(running: RunningEngine, listener: socket.socket, *, on_ready: Callable[[], None]) -> None:
-    """Serve until SIGTERM or SIGINT; calls `on_ready` once requests are answered."""
+def serve(running: RunningEngine, listener: socket.socket, *, on_ready: Callable[[], None]) -> int:
+    """Serve until SIGTERM or SIGINT, and say which it was; calls `on_ready` once requests are answered."""
     config = uvicorn.Config(
         build_app(running),
         access_log=False,
@@ -66,7 +66,9 @@ def serve(running: RunningEngine, listener: socket.socket, *, on_ready: Callable
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_GRACE_S,
     )
-    _Server(config, on_ready=on_ready, on_exit=running.engine.stop).run(sockets=[listener])
+    server = _Server(config, on_ready=on_ready, on_exit=running.engine.stop)
+    server.run(sockets=[listener])
+    return server.stopped_by
 
 
 class _Server(uvicorn.Server):
@@ -76,6 +78,7 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._on_ready = on_ready
         self._on_exit = on_exit
+        self.stopped_by = 0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
@@ -84,4 +87,5 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
+        self.stopped_by = sig
         self._on_exit()

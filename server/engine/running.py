@@ -13,6 +13,9 @@ from server.engine.loading import LoadedModel
 from server.engine.scheduling import Engine
 from server.engine_spec import EngineReady
 
+# What only another program in the engine's place has to say of itself.
+_OF_SUBSTITUTES = ("base_url", "model_name")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningEngine:
@@ -42,6 +45,7 @@ class RunningEngine:
     def health(self) -> dict[str, Any]:
         """The body of `/health`."""
         return {
+            **{name: value for name, value in asdict(self.ready()).items() if name not in _OF_SUBSTITUTES},
             "status": "broken" if self.engine.is_broken else "ok",
             "num_rows": self.engine.num_rows,
             "num_kv_tokens": self.engine.num_places,
@@ -50,7 +54,6 @@ class RunningEngine:
             "system_fingerprint": self.identity.fingerprint,
             "num_running": self.engine.num_running,
             "num_waiting": self.engine.num_waiting,
-            **asdict(self.ready()),
         }
 
     def decode(self, ids: list[int]) -> str:
