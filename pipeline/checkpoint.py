@@ -94,8 +94,8 @@ def _check_folder(folder: Path) -> None:
         return
     if any((folder / name).exists() for name in _ADAPTER_FILES):
         raise NotACheckpointError(
-            f"{folder} holds only a LoRA adapter, so nothing was published: `relay publish {folder} --merge BASE` merges "
-            "it into the checkpoint folder BASE and publishes the result"
+            f"{folder} holds only a LoRA adapter, so nothing was published: `relay publish {folder} --merge BASE` "
+            "merges it into the checkpoint folder BASE and publishes the result"
         )
     inner = sorted(path.name for path in folder.glob("checkpoint-*") if path.is_dir())
     hint = f"it holds {', '.join(inner[:3])}: publish one of them" if inner else "pass a folder of `save_pretrained`"

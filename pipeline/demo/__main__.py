@@ -23,7 +23,7 @@ from registry_hooks import settings
 from registry_hooks.errors import RelayError, StackError, UserError
 from registry_hooks.settings import Settings
 
-SAVE_AT = (100, 250, 700, 790)
+SAVE_AT = (100, 250, 750, 790)
 DEMO_DIR = "demo"
 PROMOTER_INTERVAL_S = 1.0
 _TABLE_WIDTH = 140
@@ -146,7 +146,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
 def _steps(text: str) -> tuple[int, ...]:
     steps = tuple(int(step) for step in text.split(","))
     if len(steps) < 4 or list(steps) != sorted(set(steps)) or steps[0] < 1:
-        raise argparse.ArgumentTypeError("at least four different steps, rising, such as 100,250,700,790")
+        raise argparse.ArgumentTypeError("at least four different steps, rising, such as 100,250,750,790")
     return steps
 
 

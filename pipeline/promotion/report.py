@@ -81,7 +81,7 @@ def _numbers(decision: Decision, numbers: Comparison) -> list[str]:
         f"- Difference (+ is better): {wording.signed(numbers.difference, primary=primary)}, with "
         f"{(1 - policy.alpha) * 100:.4g} % confidence at least {_bound(numbers.lower_bound, decision)}.",
         f"- Chance that equal models would look this good: {wording.probability(numbers.p_adjusted)} "
-        f"({_num_compared(decision)} candidates were compared, and that is allowed for).",
+        f"({_compared(decision)}, and that is allowed for).",
     ]
     if numbers.guardrail:
         loss = numbers.guardrail
@@ -95,8 +95,9 @@ def _numbers(decision: Decision, numbers: Comparison) -> list[str]:
     return ["\n".join(lines)]
 
 
-def _num_compared(decision: Decision) -> int:
-    return sum(isinstance(one, CandidateReport) and one.comparison is not None for one in decision.reports)
+def _compared(decision: Decision) -> str:
+    number = sum(isinstance(one, CandidateReport) and one.comparison is not None for one in decision.reports)
+    return "1 candidate was compared" if number == 1 else f"{number} candidates were compared"
 
 
 def _bound(value: float, decision: Decision) -> str:

@@ -18,7 +18,6 @@ from server.engine.checkpoint_files import inspect
 from server.engine.offline import go_offline
 from server.engine_spec import EngineSpec
 
-
 _INTERRUPTED = 130
 
 
