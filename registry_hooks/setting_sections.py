@@ -157,6 +157,9 @@ class PromoterSettings(Section):
 
     policy: Path | None = Field(None, description="YAML file of the policy. Unset: its defaults.")
     interval_s: float = Field(5.0, gt=0, le=3600, description="Seconds between two passes.")
+    silent_after_s: float = Field(
+        120.0, gt=0, description="A server whose heartbeat is older is an alert, and never a reason to move."
+    )
 
 
 class ClientSettings(Section):

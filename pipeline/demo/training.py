@@ -79,8 +79,8 @@ def exact_match(prediction: EvalPrediction) -> dict[str, float]:
     return {"exact_match": float(right_B.mean()), **per_slice}
 
 
-def train(folder: Path, *, save_at: Sequence[int], seed: int) -> None:
-    """Train from nothing until the last of `save_at`; each `folder/checkpoint-N` is published while it goes on."""
+def train(folder: Path, *, save_at: Sequence[int], seed: int, also: Sequence[TrainerCallback] = ()) -> None:
+    """Train from nothing until the last of `save_at`; `folder/checkpoint-N` appears at each of them."""
     tokenizer = world.build_tokenizer()
     num_steps, held_out = max(save_at), tasks.held_out()
     trainer = Trainer(
@@ -92,7 +92,7 @@ def train(folder: Path, *, save_at: Sequence[int], seed: int) -> None:
         processing_class=tokenizer,
         compute_metrics=exact_match,
         preprocess_logits_for_metrics=lambda logits_BTV, labels_BT: logits_BTV.argmax(dim=-1),
-        callbacks=[SaveAt(save_at), RelayCallback()],
+        callbacks=[SaveAt(save_at), *also],
     )
     trainer.train()
 
@@ -128,7 +128,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     events.configure()
-    train(options.folder, save_at=[int(step) for step in options.save_at.split(",")], seed=options.seed)
+    save_at = [int(step) for step in options.save_at.split(",")]
+    train(options.folder, save_at=save_at, seed=options.seed, also=[RelayCallback()])
 
 
 if __name__ == "__main__":

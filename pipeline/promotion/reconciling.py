@@ -49,11 +49,16 @@ class Outcome:
 
 @dataclass(slots=True, kw_only=True)
 class Promoter:
-    """Passes over one registered model. One at a time."""
+    """Passes over one registered model. One at a time.
+
+    Attributes:
+        silent_after_s: How old a server's heartbeat may be before that is an alert. It is never a reason to move.
+    """
 
     hands: Hands
     judge: JudgeOfVersions
     clock: Callable[[], datetime]
+    silent_after_s: float = 120.0
     _last_error: tuple[str, tuple[int, ...]] | None = field(default=None, init=False)
 
     def reconcile(self) -> Outcome:
@@ -69,7 +74,7 @@ class Promoter:
             step = next_step(seen)
             if isinstance(step, Rest):
                 self.hands.note_judged_through(seen)
-                return Outcome(done=done, resting=step.because, alerts=alerts(seen))
+                return Outcome(done=done, resting=step.because, alerts=self._alerts(seen))
             try:
                 because, go_on = self._act(step, seen)
             except SupersededError as error:
@@ -77,10 +82,13 @@ class Promoter:
                 continue
             done.append(because)
             if not go_on:
-                return Outcome(done=done, resting=because, alerts=alerts(seen))
+                return Outcome(done=done, resting=because, alerts=self._alerts(seen))
         events.logger().error("promoter.in_circles", done=done[-3:])
         circling = "it went in circles and stopped; see its log"
         return Outcome(done=done, resting=circling, alerts=(circling,))
+
+    def _alerts(self, seen: Standing) -> list[str]:
+        return alerts(seen, now=self.clock(), silent_after_s=self.silent_after_s)
 
     def look(self) -> Standing:
         """What the registry says now."""
@@ -121,13 +129,19 @@ class Promoter:
         return f"{judgement.kind}: {judgement.because}", bool(judgement.rejected)
 
 
-def alerts(seen: Standing) -> list[str]:
-    """What a person should look at."""
+def alerts(seen: Standing, *, now: datetime, silent_after_s: float) -> list[str]:
+    """What a person should look at; nothing of it moves the alias."""
     only = f"servers and the promoter follow {seen.alias!r} only"
     found = [f"there is an alias {other!r}; {only}" for other in seen.look_alikes]
     if seen.incumbent is not None:
         refused = standing.refusals(seen.incumbent)
         found += [f"server {server} refuses version {seen.production}: {why}" for server, why in refused.items()]
+    for server, heartbeat in seen.heartbeats.items():
+        silent_s = standing.silence_s(heartbeat, now=now)
+        if silent_s is not None and silent_s > silent_after_s:
+            found.append(
+                f"server {server} has been silent for more than {silent_after_s:g} s; nothing is moved for that"
+            )
     return found
 
 

@@ -44,6 +44,7 @@ class Standing:
         barred: The versions of those digests.
         judged_through: No version up to this number is unjudged.
         newest: The highest number of a version.
+        heartbeats: What each server last wrote about itself, as JSON, by name.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Standing:
     barred: frozenset[int]
     judged_through: int
     newest: int
+    heartbeats: Mapping[str, str]
 
     @property
     def production(self) -> int | None:
@@ -103,6 +105,11 @@ def read(registry: Registry, book: Book, name: str, alias: str) -> Standing:
         barred=frozenset(version.version for version in quarantined),
         judged_through=judged_through,
         newest=max((version.version for version in versions), default=judged_through),
+        heartbeats={
+            key.removeprefix(contract.TAG_SERVER_PREFIX): value
+            for key, value in tags.items()
+            if key.startswith(contract.TAG_SERVER_PREFIX)
+        },
     )
 
 
@@ -117,6 +124,15 @@ def refusals(version: ModelVersion) -> dict[str, str]:
     """Which servers refused it, and why."""
     prefix = contract.TAG_REFUSED_PREFIX
     return {key.removeprefix(prefix): text for key, text in version.tags.items() if key.startswith(prefix)}
+
+
+def silence_s(heartbeat: str, *, now: datetime) -> float | None:
+    """Seconds since a server wrote about itself; None for one that said that it stops, or wrote nonsense."""
+    try:
+        document = json.loads(heartbeat)
+        return None if document.get("stopped") else (now - datetime.fromisoformat(document["seen"])).total_seconds()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def told(*, who: str, why: str, since: datetime) -> str:

@@ -61,7 +61,9 @@ def promoter_of(settings: Settings) -> Iterator[tuple[Promoter, list[str]]]:
     with connected(settings) as registry:
         hands = _hands(settings, registry)
         judge, lines = _judge(settings, registry, policy)
-        yield Promoter(hands=hands, judge=judge, clock=clock), [f"policy {policy.digest}", *lines]
+        silent_after_s = settings.promoter.silent_after_s
+        promoter = Promoter(hands=hands, judge=judge, clock=clock, silent_after_s=silent_after_s)
+        yield promoter, [f"policy {policy.digest}", *lines]
 
 
 def _hands(settings: Settings, registry: MlflowRegistry) -> Hands:

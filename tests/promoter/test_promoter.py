@@ -280,3 +280,19 @@ def test_release_ends_hold_and_freeze(settled: Any) -> None:
     assert "released" in said
     assert not {contract.TAG_HOLD, contract.TAG_FREEZE} & set(settled.registry.model_tags(NAME))
     assert moves.release(settled.hands, why="again", now=settled.now()) == "nothing was held or frozen"
+
+
+def test_a_silent_server_and_a_look_alike_are_alerts_and_move_nothing(settled: Any) -> None:
+    now = settled.now()
+    settled.registry.set_model_tag(NAME, contract.server_tag("old"), f'{{"seen": "{now.isoformat()}"}}')
+    stopped = f'{{"seen": "{now.isoformat()}", "stopped": true}}'
+    settled.registry.set_model_tag(NAME, contract.server_tag("off"), stopped)
+    settled.registry.set_model_tag(NAME, contract.server_tag("odd"), "nonsense")
+    settled.registry.set_alias(NAME, "production", 1)
+
+    outcome = settled.promoter.reconcile()
+
+    assert settled.production == 2
+    assert len(outcome.alerts) == 2
+    assert "alias 'production'" in outcome.alerts[0]
+    assert "server old has been silent" in outcome.alerts[1]
