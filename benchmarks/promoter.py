@@ -11,15 +11,14 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import httpx
 import psutil
 from support.many_versions import fill
 from support.report import RESULTS, Report, Row
@@ -28,6 +27,8 @@ from pipeline.promotion import ledger
 from pipeline.promotion.acting import Hands, Judgement
 from pipeline.promotion.ledger import Entry
 from pipeline.promotion.reconciling import Promoter
+from pipeline.stack.local import answers, running
+from pipeline.stack.mlflow_server import mlflow_program
 from registry_hooks.mlflow_promotion import MlflowPromotion
 from registry_hooks.mlflow_registry import MlflowRegistry
 from registry_hooks.records import ModelVersion
@@ -46,34 +47,20 @@ class NoJudge:
 
 @contextmanager
 def mlflow_server(database: str, room: Path) -> Iterator[str]:
-    """An MLflow server on that database."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--backend-store-uri", database, "--workers", "1", "--no-serve-artifacts"]
-    command += ["--default-artifact-root", "s3://bench/mlflow"]
-    env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (room / "mlflow.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=env, start_new_session=True)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        _await(f"{url}/health", process, room / "mlflow.log")
+    """The MLflow server of `relay up`, on that database."""
+    port = _free_port()
+    program = mlflow_program(data_dir=room, port=port, artifact_root="s3://bench/mlflow", env={})
+    place = list(program.command).index("--backend-store-uri") + 1
+    command = [*program.command[:place], database, *program.command[place + 1 :]]
+    url = f"http://127.0.0.1:{port}"
+    with running(replace(program, command=command), room) as child:
+        child.wait_until(answers(f"{url}/health"), timeout_s=READY_TIMEOUT_S)
         yield url
-    finally:
-        for member in (*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)):
-            member.terminate()
-        process.wait(30)
 
 
-def _await(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + READY_TIMEOUT_S
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if httpx.get(url, timeout=2).status_code == 200:
-                return
-        except httpx.HTTPError:
-            time.sleep(0.2)
-    raise RuntimeError(f"MLflow did not become ready: {log.read_text()[-2000:]}")
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
 
 
 @contextmanager
@@ -85,12 +72,11 @@ def postgresql(room: Path) -> Iterator[str]:
         shutil.chown(room, "postgres")
     programs = Path(_run("pg_config", "--bindir"))
     _run(*as_user, programs / "initdb", "-D", data, "-A", "trust", "-U", "relay")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = _free_port()
     options = f"-c listen_addresses=127.0.0.1 -p {port} -k {room}"
     _run(*as_user, programs / "pg_ctl", "-D", data, "-w", "-l", room / "postgres.log", "-o", options, "start")
     try:
-        yield f"postgresql://relay@127.0.0.1:{port}/postgres"
+        yield f"postgresql+psycopg2://relay@127.0.0.1:{port}/postgres"
     finally:
         _run(*as_user, programs / "pg_ctl", "-D", data, "-m", "fast", "stop")
 

@@ -123,7 +123,7 @@ def _record(hands: Hands, entry: Entry) -> None:
 
 
 def _look(hands: Hands) -> Standing:
-    return standing.read(hands.registry, hands.book, hands.name, hands.alias)
+    return standing.read(hands.registry, hands.book, hands.name, hands.alias, thorough=True)
 
 
 def _exists(hands: Hands, number: int) -> bool:

@@ -74,8 +74,12 @@ class Standing:
         return contract.look_alikes(self.aliases, self.alias)
 
 
-def read(registry: Registry, book: Book, name: str, alias: str) -> Standing:
+def read(registry: Registry, book: Book, name: str, alias: str, *, thorough: bool = False) -> Standing:
     """Read it.
+
+    Args:
+        thorough: Whether the quarantined versions are wanted also when nothing new could be one of them; in a large
+            registry they are dear to find.
 
     Raises:
         UnknownModelError: There is no such registered model.
@@ -88,12 +92,15 @@ def read(registry: Registry, book: Book, name: str, alias: str) -> Standing:
     judged_through = int(through) if through.isdecimal() else 0
     versions = book.versions_after(name, judged_through)
     unjudged = [version for version in versions if not is_judged(version)]
-    quarantined = book.versions_tagged(name, contract.TAG_STATE, contract.STATE_QUARANTINED)
+    incumbent = _version(registry, name, aliases.get(alias))
+    is_asked = thorough or unjudged or (incumbent is not None and refusals(incumbent))
+    state = (contract.TAG_STATE, contract.STATE_QUARANTINED)
+    quarantined = book.versions_tagged(name, *state) if is_asked else ()
     return Standing(
         name=name,
         alias=alias,
         aliases=aliases,
-        incumbent=_version(registry, name, aliases.get(alias)),
+        incumbent=incumbent,
         intent=next((entry for entry in reversed(entries) if entry.is_open), None),
         last_move=next((entry for entry in entries if entry.is_move), None),
         last_choice=next((entry.target for entry in entries if _is_own_choice(entry)), None),
