@@ -22,10 +22,10 @@ from typing import Any, Self
 import httpx
 import stamina
 
-from pipeline.prediction_answers import MAX_RETRY_AFTER_S, body_of, chat_answer, document_of, problem_of
-from pipeline.prediction_errors import AnswerTimeoutError, PredictionError, ServerUnreachableError
-from pipeline.prediction_records import ChatAnswer, Health, ModelInfo, ReloadOutcome
-from pipeline.prediction_stream import ChatStream
+from pipeline.prediction.answers import MAX_RETRY_AFTER_S, body_of, chat_answer, document_of, problem_of
+from pipeline.prediction.errors import AnswerTimeoutError, PredictionError, ServerUnreachableError
+from pipeline.prediction.records import ChatAnswer, Health, ModelInfo, ReloadOutcome
+from pipeline.prediction.stream import ChatStream
 from registry_hooks import settings
 from registry_hooks.errors import SettingsError
 from registry_hooks.settings import LOOPBACK_HOSTS
@@ -99,7 +99,7 @@ class PredictionClient:
                 (`NAME`, `NAME@Alias`, `NAME/VERSION`).
 
         Raises:
-            PredictionError: One of its kinds; `pipeline.prediction_errors` has the tree.
+            PredictionError: One of its kinds; `pipeline.prediction.errors` has the tree.
         """
         response = self._post_chat(messages, options)
         return chat_answer(document_of(response), response.headers)

@@ -19,11 +19,11 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from pipeline.connecting import connected
 from pipeline.publishing import Published, PublishOptions, publish
 from pipeline.scratch import scratch_dir
 from pipeline.stages import PublishProgress
 from registry_hooks.mlflow_catalog import MlflowCatalog
-from registry_hooks.mlflow_registry import MlflowRegistry
 from registry_hooks.s3_store import S3Store
 from registry_hooks.settings import Settings
 
@@ -60,22 +60,15 @@ def run(folder: Path, *, settings: Settings, options: PublishOptions, base: Path
 
 def _publish(folder: Path, *, settings: Settings, options: PublishOptions) -> int:
     console = Console(stderr=False, highlight=False, soft_wrap=True)
-    timeouts = settings.registry
-    registry = MlflowRegistry(
-        settings.tracking_uri, timeout_s=timeouts.timeout_s, write_timeout_s=timeouts.write_timeout_s
-    )
-    try:
-        with _shown(console) as progress:
-            published = publish(
-                folder,
-                catalog=MlflowCatalog(registry, experiment=settings.registry.experiment),
-                writer=S3Store(settings.store, settings.s3_endpoint_url),
-                settings=settings,
-                options=options,
-                progress=progress,
-            )
-    finally:
-        registry.close()
+    with connected(settings) as registry, _shown(console) as progress:
+        published = publish(
+            folder,
+            catalog=MlflowCatalog(registry, experiment=settings.registry.experiment),
+            writer=S3Store(settings.store, settings.s3_endpoint_url),
+            settings=settings,
+            options=options,
+            progress=progress,
+        )
     _report(console, published, settings.tracking_uri)
     return 0
 

@@ -14,9 +14,9 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
 
+from pipeline.connecting import connected
 from pipeline.status import Overview, overview, rendered, show
 from registry_hooks.errors import RelayError
-from registry_hooks.mlflow_registry import MlflowRegistry
 from registry_hooks.ports import ModelOverview
 from registry_hooks.settings import Settings
 
@@ -37,14 +37,8 @@ def run(*, settings: Settings, as_json: bool = False, watch: bool = False, pendi
         UnknownModelError: There is no such registered model; while watching it is shown instead.
         RegistryUnavailableError: The registry does not answer; while watching it is shown instead.
     """
-    timeouts = settings.registry
-    registry = MlflowRegistry(
-        settings.tracking_uri, timeout_s=timeouts.timeout_s, write_timeout_s=timeouts.write_timeout_s
-    )
-    try:
+    with connected(settings) as registry:
         return print_status(registry, settings, as_json=as_json, watch=watch, pending_dir=pending_dir)
-    finally:
-        registry.close()
 
 
 def print_status(

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pipeline.connecting import connected
 from pipeline.evaluation import test_set as test_sets
 from pipeline.evaluation.conduct import Conduct
-from pipeline.evaluation.evaluating import evaluate
 from pipeline.evaluation.results import Evaluation, Summary
-from pipeline.evaluation.score_record import record
-from pipeline.evaluation.test_set import TestSet
-from pipeline.evaluation.version_files import cache_of, fetch_version
+from pipeline.evaluation.scoring import Scoring
 from registry_hooks.errors import RelayError, UnknownModelError
-from registry_hooks.mlflow_registry import MlflowRegistry
 from registry_hooks.mlflow_scores import MlflowScores
 from registry_hooks.ports import VersionSource
 from registry_hooks.records import ModelVersion
@@ -39,13 +35,9 @@ def run(versions: Sequence[str], *, settings: Settings, test_set: Path, conduct:
     """
     items = test_sets.load(test_set)
     console = Console(highlight=False, soft_wrap=True)
-    timeouts = settings.registry
-    registry = MlflowRegistry(
-        settings.tracking_uri, timeout_s=timeouts.timeout_s, write_timeout_s=timeouts.write_timeout_s
-    )
-    try:
-        wanted = [find(registry, timeouts.name, text) for text in versions]
-        task = _Task(
+    with connected(settings) as registry:
+        wanted = [find(registry, settings.registry.name, text) for text in versions]
+        scoring = Scoring(
             settings=settings,
             conduct=conduct or Conduct(),
             test_set=items,
@@ -53,9 +45,7 @@ def run(versions: Sequence[str], *, settings: Settings, test_set: Path, conduct:
             store=S3Store(settings.store, settings.s3_endpoint_url),
         )
         console.print(f"{len(items.items)} items of {escape(items.name)} ({items.digest[:12]})")
-        scored = [_scored(task, version, console) for version in wanted]
-    finally:
-        registry.close()
+        scored = [_scored(scoring, version, console) for version in wanted]
     return 0 if all(scored) else 1
 
 
@@ -83,29 +73,10 @@ def score_table(evaluation: Evaluation, title: str) -> Table:
     return table
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Task:
-    settings: Settings
-    conduct: Conduct
-    test_set: TestSet
-    book: MlflowScores
-    store: S3Store
-
-
-def _scored(task: _Task, version: ModelVersion, console: Console) -> bool:
+def _scored(scoring: Scoring, version: ModelVersion, console: Console) -> bool:
     """Whether a version was scored; where it was not, says why, and the next one has its turn."""
     try:
-        task.book.artifact_root(version)  # better known before the work than after it
-        cache = cache_of(task.settings, task.conduct)
-        folder = fetch_version(version, reader=task.store, cache=cache, settings=task.settings, conduct=task.conduct)
-        evaluation = evaluate(
-            folder,
-            task.test_set,
-            settings=task.settings.engine,
-            deadline_s=task.conduct.deadline_s,
-            conduct=task.conduct,
-        )
-        record(evaluation, version, test_set=task.test_set, book=task.book, writer=task.store)
+        evaluation = scoring.score(version)
     except RelayError as error:
         console.print(f"{version.label} was not scored: {escape(str(error))}", style="red")
         return False

@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pipeline.connecting import connected
 from pipeline.evaluation import ranking
 from pipeline.evaluation.ranking import Ranking, Row
 from pipeline.evaluation.results import Evaluation
 from pipeline.evaluation.score_record import read_entry
-from registry_hooks.mlflow_registry import MlflowRegistry
 from registry_hooks.mlflow_scores import MlflowScores
 from registry_hooks.ports import ModelOverview, ObjectReader, ScoreBook
 from registry_hooks.records import ScoreEntry
@@ -30,19 +30,13 @@ def run(*, settings: Settings) -> int:
     Raises:
         RelayError: Registry or store did not answer, or there is no such model.
     """
-    timeouts = settings.registry
-    registry = MlflowRegistry(
-        settings.tracking_uri, timeout_s=timeouts.timeout_s, write_timeout_s=timeouts.write_timeout_s
-    )
-    try:
+    with connected(settings) as registry:
         found, names = read(
-            timeouts.name,
+            settings.registry.name,
             overview=registry,
             book=MlflowScores(registry),
             reader=S3Store(settings.store, settings.s3_endpoint_url),
         )
-    finally:
-        registry.close()
     # Where nobody looks at a terminal, a table may be as wide as it needs.
     show(found, Console(highlight=False, width=None if sys.stdout.isatty() else _FILE_WIDTH), test_set=names)
     return 0

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from pipeline.compare_link import compare_link
+from pipeline.connecting import connected
 from pipeline.evaluation.conduct import conduct_of
-from pipeline.evaluation.results import Evaluation
-from pipeline.evaluation.test_set import TestSet
 from pipeline.promotion.acting import Hands
 from pipeline.promotion.policy import Policy, load_policy
 from pipeline.promotion.reconciling import JudgeOfVersions, Promoter
@@ -17,6 +16,7 @@ from registry_hooks import events
 from registry_hooks.errors import RelayError
 from registry_hooks.mlflow_promotion import MlflowPromotion
 from registry_hooks.mlflow_registry import MlflowRegistry
+from registry_hooks.mlflow_scores import MlflowScores
 from registry_hooks.records import ModelVersion
 from registry_hooks.s3_store import S3Store
 from registry_hooks.settings import Settings
@@ -27,19 +27,6 @@ REPORT_FILE = "decision.json"
 def clock() -> datetime:
     """Wall clock, UTC."""
     return datetime.now(UTC)
-
-
-@contextmanager
-def connected(settings: Settings) -> Iterator[MlflowRegistry]:
-    """The registry, closed at the end."""
-    timeouts = settings.registry
-    registry = MlflowRegistry(
-        settings.tracking_uri, timeout_s=timeouts.timeout_s, write_timeout_s=timeouts.write_timeout_s
-    )
-    try:
-        yield registry
-    finally:
-        registry.close()
 
 
 @contextmanager
@@ -98,37 +85,16 @@ def _judge(settings: Settings, registry: MlflowRegistry, policy: Policy) -> tupl
         line = f"no test set (evaluate.test_set): {policy.score_metric} decides, {direction} is better (point estimate)"
         return MetricJudge(source=registry, policy=policy, compare_url=url), [line]
     from pipeline.evaluation import test_set as test_sets
+    from pipeline.evaluation.scoring import Scoring
     from pipeline.promotion.detectable import smallest_difference_lines
 
     test_set = test_sets.load(settings.evaluate.test_set)
-    known, evaluate = _scoring(settings, registry, test_set)
-    judge = ItemJudge(source=registry, policy=policy, compare_url=url, known=known, evaluate=evaluate)
+    scoring = Scoring(
+        settings=settings,
+        conduct=conduct_of(settings),
+        test_set=test_set,
+        book=MlflowScores(registry),
+        store=S3Store(settings.store, settings.s3_endpoint_url),
+    )
+    judge = ItemJudge(source=registry, policy=policy, compare_url=url, known=scoring.known, evaluate=scoring.score)
     return judge, smallest_difference_lines(len(test_set.items), test_set.slices, policy)
-
-
-def _scoring(
-    settings: Settings, registry: MlflowRegistry, test_set: TestSet
-) -> tuple[Callable[[ModelVersion], Evaluation | None], Callable[[ModelVersion], Evaluation]]:
-    """What is on record of a version's scores, and how to make new ones."""
-    from pipeline.evaluation.evaluating import evaluate
-    from pipeline.evaluation.score_record import record, recorded
-    from pipeline.evaluation.version_files import cache_of, fetch_version
-    from registry_hooks.mlflow_scores import MlflowScores
-
-    conduct, book = conduct_of(settings), MlflowScores(registry)
-    store, cache = S3Store(settings.store, settings.s3_endpoint_url), cache_of(settings, conduct)
-
-    def known(version: ModelVersion) -> Evaluation | None:
-        return recorded(version, test_set.digest, book=book, reader=store)
-
-    def score(version: ModelVersion) -> Evaluation:
-        folder = fetch_version(version, reader=store, cache=cache, settings=settings, conduct=conduct)
-        found = evaluate(folder, test_set, settings=settings.engine, deadline_s=conduct.deadline_s, conduct=conduct)
-        record(found, version, test_set=test_set, book=book, writer=store)
-        overall = found.overall
-        events.logger().info(
-            "version.scored", version=version.version, score=overall.score, loss=overall.loss, seconds=found.seconds
-        )
-        return found
-
-    return known, score

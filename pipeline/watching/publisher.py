@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from pipeline import connecting
 from pipeline.publishing import Published, PublishOptions, publish
 from pipeline.stages import PublishProgress
 from pipeline.watching.entries import Entry
 from registry_hooks.mlflow_catalog import MlflowCatalog
-from registry_hooks.mlflow_registry import MlflowRegistry
 from registry_hooks.ports import CheckpointCatalog, ObjectWriter
 from registry_hooks.s3_store import S3Store
 from registry_hooks.settings import Settings
@@ -56,19 +56,13 @@ def connected(settings: Settings) -> Iterator[EntryPublisher]:
     Raises:
         SettingsError: The address of MLflow or S3 is none.
     """
-    timeouts = settings.registry
-    registry = MlflowRegistry(
-        settings.tracking_uri, timeout_s=timeouts.timeout_s, write_timeout_s=timeouts.write_timeout_s
-    )
-    try:
+    with connecting.connected(settings) as registry:
         store = S3Store(settings.store, settings.s3_endpoint_url)
         try:
             catalog = MlflowCatalog(registry, experiment=settings.registry.experiment)
             yield EntryPublisher(catalog=catalog, writer=store, settings=beside_a_training(settings))
         finally:
             store.close()
-    finally:
-        registry.close()
 
 
 def beside_a_training(settings: Settings) -> Settings:

@@ -24,9 +24,11 @@ from server.engine.sampling import Sampler, pick_all
 from server.engine.sequence import Running, tokens_of
 from server.engine.slots import Removal, Slots
 
-# Prompt tokens of one pass: few while others stream, since their next token waits for it; many when nobody does.
+# Prompt tokens of one pass: few while others stream, since their next token waits for it; many when nobody does, or
+# when the model is so small that nobody would notice.
 CHUNK_BESIDE_TOKENS = 128
 CHUNK_ALONE_TOKENS = 512
+UNNOTICED_PARAMETER_TOKENS = 3_800_000_000
 # Logits of all places are wanted to score a prompt: 16 M floats are 64 MB, whatever the vocabulary.
 MAX_LOGITS_OF_PASS = 16 * 1024 * 1024
 MIN_CHUNK_TOKENS = 16
@@ -41,6 +43,8 @@ class Batch:
         self._decoding: list[Running] = []
         self._reading: deque[Running] = deque()
         self._owners: list[Running | None] = [None] * slots.num_rows
+        unnoticed = UNNOTICED_PARAMETER_TOKENS // max(1, loaded.num_parameters)
+        self._chunk_beside = min(max(unnoticed, CHUNK_BESIDE_TOKENS), CHUNK_ALONE_TOKENS)
 
     @property
     def num_rows(self) -> int:
@@ -164,7 +168,7 @@ class Batch:
     def _next_pieces(self) -> tuple[list[Running], list[Piece]]:
         concerned = list(self._decoding)
         pieces = [running.piece(1) for running in concerned]
-        left = CHUNK_BESIDE_TOKENS if self._decoding else CHUNK_ALONE_TOKENS
+        left = self._chunk_beside if self._decoding else CHUNK_ALONE_TOKENS
         if any(running.ask.scores_prompt for running in self._reading):
             left = max(MIN_CHUNK_TOKENS, min(left, MAX_LOGITS_OF_PASS // self._loaded.vocab_size))
         for running in self._reading:

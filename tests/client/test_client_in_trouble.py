@@ -9,9 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from pipeline.prediction_answers import retry_after_s
-from pipeline.prediction_client import PredictionClient
-from pipeline.prediction_errors import (
+from pipeline.prediction.answers import retry_after_s
+from pipeline.prediction.errors import (
     AnswerTimeoutError,
     PredictionError,
     RequestRefusedError,
@@ -20,6 +19,7 @@ from pipeline.prediction_errors import (
     ServerUnreachableError,
     StreamBrokenError,
 )
+from pipeline.prediction_client import PredictionClient
 from registry_hooks.errors import UserError
 from tests.client.scripted_server import answering, event, hanging_up, refusing, saying, streaming
 

@@ -170,6 +170,7 @@ def test_answers_vary_or_equality_would_prove_little() -> None:
 def test_a_prompt_that_is_read_in_pieces_is_read_right(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batching, "CHUNK_ALONE_TOKENS", 6)
     monkeypatch.setattr(batching, "CHUNK_BESIDE_TOKENS", 3)
+    monkeypatch.setattr(batching, "UNNOTICED_PARAMETER_TOKENS", 0)
     wanted = [
         Ask(prompt_ids=tuple(range(first, first + 50)), max_new_tokens=20, sampling=GREEDY) for first in (1, 60, 150)
     ]

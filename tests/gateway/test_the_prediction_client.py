@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from pipeline.prediction.errors import RequestRefusedError
 from pipeline.prediction_client import PredictionClient
-from pipeline.prediction_errors import RequestRefusedError
 
 pytestmark = pytest.mark.integration
 

@@ -10,8 +10,8 @@ from typing import Any, Self
 
 import httpx
 
-from pipeline.prediction_errors import StreamBrokenError
-from pipeline.prediction_records import Origin
+from pipeline.prediction.errors import StreamBrokenError
+from pipeline.prediction.records import Origin
 
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 _DONE = b"[DONE]"

@@ -10,14 +10,14 @@ from typing import Any
 
 import httpx
 
-from pipeline.prediction_errors import (
+from pipeline.prediction.errors import (
     AnswerTimeoutError,
     PredictionError,
     RequestRefusedError,
     ServerBusyError,
     ServerFaultError,
 )
-from pipeline.prediction_records import ChatAnswer, Origin
+from pipeline.prediction.records import ChatAnswer, Origin
 
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 MAX_RETRY_AFTER_S = 30.0

@@ -1,0 +1,74 @@
+"""The schedule around the passes: one promoter at a time, nothing said twice, and no pass that ends the schedule."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from pipeline.promotion import scheduling
+from pipeline.promotion.scheduling import Passes, one_pass, only_one, other_promoter
+from registry_hooks import contract
+from registry_hooks.errors import UserError
+from registry_hooks.settings import RegistrySettings, Settings
+
+NAME = "model"
+NOW = datetime(2026, 5, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def settings(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setattr(scheduling.tempfile, "gettempdir", lambda: str(tmp_path))
+    return Settings(registry=RegistrySettings(name=NAME))
+
+
+def test_a_second_promoter_on_this_machine_is_refused(settings: Settings) -> None:
+    with only_one(settings), pytest.raises(UserError, match="another promoter of model"), only_one(settings):
+        pass
+    with only_one(settings), one_pass(settings):
+        pass
+
+
+def test_another_promoter_elsewhere_is_seen_by_its_heartbeat() -> None:
+    def beat(**changes: Any) -> str:
+        return json.dumps({"who": "ada@brain", "pid": 7, "seen": NOW.isoformat()} | changes)
+
+    assert other_promoter(beat(), now=NOW) == "ada@brain, process 7"
+    assert other_promoter(beat(), now=NOW + timedelta(minutes=5)) is None
+    assert other_promoter("by hand", now=NOW) is None
+    assert other_promoter(None, now=NOW) is None
+
+
+def test_passes_say_what_is_new_once_and_beat(world: Any, settings: Settings) -> None:
+    world.publish()
+    passes = Passes(world.promoter, settings)
+
+    with capture_logs() as logs:
+        passes.run_once()
+        passes.run_once()
+
+    assert [log["event"] for log in logs].count("promoter.rests") == 1
+    assert contract.TAG_PROMOTER in world.registry.model_tags(NAME)
+    assert not passes.is_stuck()
+
+
+def test_whatever_a_pass_meets_the_next_one_comes(world: Any, settings: Settings) -> None:
+    passes = Passes(world.promoter, settings)
+    with capture_logs() as logs:
+        passes.run_once()
+        world.publish()
+        world.registry.down = True
+        passes.run_once()
+        passes.run_once()
+        world.registry.down = False
+        world.table.judge = None
+        passes.run_once()
+        world.publish()
+        passes.run_once()
+
+    events = [log["event"] for log in logs if log["event"].startswith("promoter.")]
+    assert events == ["promoter.waits", "promoter.cannot", "promoter.rests", "promoter.failed"]
+    assert world.production == 1
