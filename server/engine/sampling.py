@@ -28,7 +28,7 @@ class Sampler:
         self._seen = set(prompt_ids) if sampling.repetition_penalty != 1 else set()
         self._seen_S: torch.Tensor | None = None
         self._biases: tuple[torch.Tensor, torch.Tensor] | None = None
-        self._random = random.Random(_seed_of(sampling))  # noqa: S311 - no secret
+        self._random: random.Random | None = None  # seeding one takes longer than choosing greedily
 
     @property
     def is_greedy(self) -> bool:
@@ -53,6 +53,8 @@ class Sampler:
 
     def uniform(self) -> float:
         """The one random number of a token."""
+        if self._random is None:
+            self._random = random.Random(_seed_of(self.sampling))  # noqa: S311 - no secret
         return self._random.random()
 
     def count(self, token: int) -> None:
