@@ -34,11 +34,12 @@ class Killed(BaseException):
 
 
 class Registry(MemoryPromotion):
-    """Dies at the n-th call of its ports, before or after it did what it was asked."""
+    """At the n-th call of its ports it kills whoever asks, or it goes away."""
 
     def __init__(self) -> None:
         super().__init__()
         self.calls_left: int | None = None
+        self.calls_until_down: int | None = None
         self.automatic_targets: list[int | None] = []
 
     def _answering(self) -> Any:
@@ -46,6 +47,9 @@ class Registry(MemoryPromotion):
             self.calls_left -= 1
             if self.calls_left < 0:
                 raise Killed
+        if self.calls_until_down is not None:
+            self.calls_until_down -= 1
+            self.down = self.down or self.calls_until_down < 0
         return super()._answering()
 
     def set_alias(self, name: str, alias: str, version: int | None) -> None:
@@ -140,9 +144,11 @@ class History(RuleBasedStateMachine):
         self.registry.calls_left = None
         self._start_promoter()
 
-    @rule()
-    def the_registry_goes_away(self) -> None:
-        self.registry.down = True
+    @rule(calls=st.integers(0, 60))
+    def the_registry_goes_away_in_the_middle_of_a_pass(self, calls: int) -> None:
+        self.registry.calls_until_down = calls
+        self._pass()
+        self.registry.calls_until_down, self.registry.down = None, True
 
     @rule()
     def the_registry_comes_back(self) -> None:

@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.promotion import moves
+from pipeline.promotion import ledger, moves, reconciling
+from pipeline.promotion.acting import Judgement
+from pipeline.promotion.ledger import Entry
+from pipeline.promotion.stepping import next_step
 from registry_hooks import contract
 from registry_hooks.errors import RegistryUnavailableError, UnknownModelError, UserError
 
@@ -296,3 +299,75 @@ def test_a_silent_server_and_a_look_alike_are_alerts_and_move_nothing(settled: A
     assert len(outcome.alerts) == 2
     assert "alias 'production'" in outcome.alerts[0]
     assert "server old has been silent" in outcome.alerts[1]
+
+
+def test_a_dry_run_says_what_would_come_next(settled: Any) -> None:
+    def next_one() -> str:
+        return reconciling.describe(next_step(settled.promoter.look()))
+
+    said = [next_one()]
+    settled.publish(score=100)
+    said.append(next_one())
+    settled.registry.set_version_tag(NAME, 3, contract.TAG_STATE, contract.STATE_ADMITTED)
+    said.append(next_one())
+    settled.registry.set_version_tag(NAME, 2, contract.refused_tag("box"), "no")
+    said.append(next_one())
+    settled.person_moves(1)
+    said.append(next_one())
+    settled.registry.open_run(ledger.to_run(NAME, Entry(kind=ledger.PROMOTE, because="it is better", target=1)))
+    said.append(next_one())
+
+    assert said == [
+        "nothing: nothing new",
+        "version 3 admitted: published whole; it waits to be compared",
+        "compare version 2, in production, with 3",
+        "go back to version 1: server box refused version 2: no",
+        "write down: Production was moved outside of Relay, from version 2 to version 1; and hold",
+        "settle an interrupted decision: it is better (interrupted, and adopted: the alias names version 1)",
+    ]
+    assert settled.kinds() == ["promote 1", "promote 2", "promote 1"]
+
+
+def test_what_the_first_dry_run_says(world: Any) -> None:
+    world.publish()
+    world.registry.set_version_tag(NAME, 1, contract.TAG_STATE, contract.STATE_ADMITTED)
+
+    said = reconciling.describe(next_step(world.promoter.look()))
+
+    assert said == "promote version 1: the first admitted version: Production named nothing"
+
+
+def test_a_candidate_that_can_never_be_scored_is_rejected_and_the_pass_goes_on(settled: Any) -> None:
+    settled.publish(score=100)
+    settled.publish(score=200)
+    judge = settled.table.judge
+
+    def first_rejects(incumbent: Any, candidates: Any) -> Judgement:
+        if len(candidates) == 2:
+            return Judgement(kind="error", because="one of them is broken", rejected={3: "item 7: nan"}, document="{}")
+        found: Judgement = judge(incumbent, candidates)
+        return found
+
+    settled.table.judge = first_rejects
+    settled.promoter.reconcile()
+
+    assert settled.production == 4
+    assert settled.tags(3)[contract.TAG_STATE] == "rejected"
+    assert settled.registry.get_version(NAME, 3).description == "**Rejected**: item 7: nan."
+    assert settled.kinds()[2:] == ["error none", "promote 4"]
+
+
+@pytest.mark.parametrize("tag", [contract.TAG_HOLD, contract.TAG_FREEZE])
+def test_a_hold_that_comes_while_the_judge_thinks_is_respected(settled: Any, tag: str) -> None:
+    settled.publish(score=100)
+    judge = settled.table.judge
+
+    def think(*arguments: Any) -> Any:
+        settled.registry.set_model_tag(NAME, tag, "stop")
+        return judge(*arguments)
+
+    settled.table.judge = think
+    outcome = settled.promoter.reconcile()
+
+    assert settled.production == 2
+    assert "stop" in outcome.resting
