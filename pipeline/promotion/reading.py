@@ -45,7 +45,7 @@ def why(hands: Hands, number: int) -> RenderableType:
     named = f", {', '.join(aliases)}" if aliases else ""
     parts: list[RenderableType] = [f"[bold]{escape(version.label)}[/bold], step {step}, {state}{named}"]
     if version.description:
-        parts.append(Markdown(version.description))
+        parts.append(Markdown(version.description, hyperlinks=False))  # a link that is only a word cannot be copied
     elif reason := version.tags.get(contract.TAG_REASON):
         parts.append(escape(reason))
     parts += [f"server {escape(server)} refused it: {escape(text)}" for server, text in refusals(version).items()]
