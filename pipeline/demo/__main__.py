@@ -108,6 +108,7 @@ def _hold(on: Scene, outcome: Outcome, console: Console) -> None:
         f"chat:  curl -s {on.url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'",
         f"in another terminal, for mlflow and relay:  source {env_file}",
         f"  export MLFLOW_TRACKING_URI={on.stack.tracking_uri} MLFLOW_S3_ENDPOINT_URL={on.stack.s3_endpoint_url}",
+        f"  export RELAY_EVALUATE__TEST_SET={on.settings.evaluate.test_set}",
         "demo is ready; Ctrl-C stops everything",
     )
     console.print()
