@@ -86,7 +86,7 @@ def show(found: Ranking, console: Console, *, test_set: ScoreEntry | None) -> No
         )
     if found.rows and found.unscored:
         listed = ", ".join(str(version.version) for version in found.unscored)
-        console.print(f"without scores on it: versions {listed}", soft_wrap=True)
+        console.print(f"without scores on it: version {listed}", soft_wrap=True)
 
 
 def _table(rows: Sequence[Row], slices: Sequence[str]) -> Table:

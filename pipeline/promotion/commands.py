@@ -66,7 +66,8 @@ def reconcile(
         if dry_run:
             _say(f"next: {reconciling.describe(next_step(one.look()))}")
             return
-        with scheduling.one_pass(loaded):
+        waiting = "a promoter's own pass is under way, which may score versions: this one waits for its end"
+        with scheduling.one_pass(loaded, on_wait=lambda: _say(waiting)):
             outcome = one.reconcile()
     for line in (*outcome.done, *(f"look at this: {alert}" for alert in outcome.alerts), f"rests: {outcome.resting}"):
         _say(line)

@@ -61,10 +61,23 @@ def only_one(settings: Settings) -> Iterator[None]:
 
 
 @contextmanager
-def one_pass(settings: Settings) -> Iterator[None]:
-    """Hold the lock of passes, so that a pass by hand and the promoter's own take turns; waits for it."""
-    with file_lock.exclusive(_lock_file(settings, "pass")):
+def one_pass(settings: Settings, *, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold the lock of passes, so that a pass by hand and the promoter's own take turns; waits for it.
+
+    Args:
+        on_wait: Called when somebody else has it.
+    """
+    path = _lock_file(settings, "pass")
+    lock = file_lock.try_exclusive(path)
+    if lock is None:
+        on_wait()
+        with file_lock.exclusive(path):
+            yield
+        return
+    try:
         yield
+    finally:
+        os.close(lock)
 
 
 def _lock_file(settings: Settings, what: str) -> Path:

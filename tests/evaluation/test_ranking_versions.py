@@ -85,7 +85,7 @@ def test_the_best_version_stands_first_and_unscored_ones_are_named(world: World)
     lines = [line for line in shown.splitlines() if line.startswith("│")]
     assert [line.split()[1] for line in lines] == ["2", "1"]
     assert all(word in lines[0] for word in ("200", "0.800", "0.490-0.943", "admitted", "Production"))
-    assert "without scores on it: versions 3" in shown
+    assert "without scores on it: version 3" in shown
 
 
 def test_of_equal_scores_the_smaller_loss_stands_first(world: World) -> None:

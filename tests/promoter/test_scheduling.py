@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -30,6 +31,24 @@ def test_a_second_promoter_on_this_machine_is_refused(settings: Settings) -> Non
         pass
     with only_one(settings), one_pass(settings):
         pass
+
+
+def test_a_pass_by_hand_waits_for_the_one_under_way_and_says_so(settings: Settings) -> None:
+    waits, done = threading.Event(), threading.Event()
+
+    def by_hand() -> None:
+        with one_pass(settings, on_wait=waits.set):
+            done.set()
+
+    with one_pass(settings, on_wait=waits.set):
+        waited_before = waits.is_set()
+        thread = threading.Thread(target=by_hand)
+        thread.start()
+        said = waits.wait(10)
+        done_before = done.is_set()
+    thread.join(10)
+
+    assert (waited_before, said, done_before, done.is_set()) == (False, True, False, True)
 
 
 def test_another_promoter_elsewhere_is_seen_by_its_heartbeat() -> None:
