@@ -145,8 +145,10 @@ def evaluate(
     """Score versions on the test set, by the engine that would serve them."""
     from pipeline.evaluation import evaluate_command
     from pipeline.evaluation.conduct import conduct_of
+    from registry_hooks import events
     from registry_hooks.errors import SettingsError
 
+    events.configure("ERROR")
     loaded = _load(config, test_set)
     if loaded.evaluate.test_set is None:
         raise SettingsError("no test set, so nothing was scored: give --test-set FILE, or set evaluate.test_set")
@@ -158,7 +160,9 @@ def evaluate(
 def rank(config: Config = None) -> None:
     """The versions by score, with 95 % intervals."""
     from pipeline.evaluation import rank_command
+    from registry_hooks import events
 
+    events.configure("ERROR")
     raise typer.Exit(rank_command.run(settings=_load(config)))
 
 
