@@ -31,6 +31,10 @@ from server.gateway.reporting import Reporter
 
 _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound
 
+# Longer than clients keep an idle connection (httpx, and so openai's client: 5 s, which is uvicorn's default too): who
+# closes first must be the client, else its next request goes into a connection that just ends.
+_KEEP_ALIVE_S = 75
+
 
 class _Server(uvicorn.Server):
     """uvicorn, but streams that outlast the grace at shutdown end with an error event, not with a cut."""
@@ -74,7 +78,11 @@ def serve(settings: Settings) -> int:
         events.logger().info("gateway.listening", url=url, server=settings.serve.server_name)
         grace_s = settings.serve.shutdown_grace_s
         config = uvicorn.Config(
-            create_app(gateway), log_config=None, access_log=False, timeout_graceful_shutdown=int(grace_s) + 10
+            create_app(gateway),
+            log_config=None,
+            access_log=False,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_graceful_shutdown=int(grace_s) + 10,
         )
         for number in (signal.SIGINT, signal.SIGTERM):
             # uvicorn raises what it caught again when it has ended; the engines are still to be taken down then.
