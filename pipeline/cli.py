@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from pipeline import extras
 from pipeline.promotion import commands as promotion_commands
 from registry_hooks import settings
 from registry_hooks.errors import RelayError, UserError
@@ -72,19 +73,21 @@ def serve(
     _become("server", [] if config is None else ["--config", str(config)], environ)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
 def engine(
     context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="A checkpoint folder.")],
-    port: Annotated[int, typer.Option(help="Port.")] = 9001,
+    port: Annotated[int | None, typer.Option(help="Port.")] = None,
 ) -> None:
     """Serve one checkpoint folder as an OpenAI server, without any registry. Other options go to the engine."""
-    _become("server.engine", [str(folder), "--port", str(port), *context.args], dict(os.environ))
+    on_socket = port is None and any(argument.partition("=")[0] == "--uds" for argument in context.args)
+    place = [] if on_socket else ["--port", str(9001 if port is None else port)]
+    _become("server.engine", [str(folder), *place, *context.args], dict(os.environ))
 
 
 @app.command()
 def up(config: Config = None) -> None:
-    """Run everything on this box: MLflow, an S3 server, the gateway. Ctrl-C stops it all."""
+    """Run everything on this box: MLflow, an S3 server, the promoter, the server. Ctrl-C stops it all."""
     from pipeline.stack import up as stack_up
 
     raise typer.Exit(stack_up.run(_load(config)))
@@ -128,6 +131,8 @@ def main() -> NoReturn:
         _fail(error, 2)
     except RelayError as error:
         _fail(error, 1)
+    except ModuleNotFoundError as error:
+        _fail(extras.named(error), 2)
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(0)

@@ -40,7 +40,7 @@ def convert(checkpoint: Checkpoint, dtype: str, out: Path) -> None:
 
 def _convert_shard(source: Path, target: Path, dtype: str) -> int:
     """Bytes of the converted tensors."""
-    with _readable(source), safe_open(source, framework="pt") as shard:
+    with readable(source), safe_open(source, framework="pt") as shard:
         metadata = shard.metadata() or {"format": "pt"}
         tensors = {name: _cast(name, shard.get_tensor(name), dtype) for name in sorted(shard.keys())}
     save_file(tensors, target, metadata=metadata)
@@ -71,7 +71,12 @@ def _write_json(path: Path, document: Mapping[str, object]) -> None:
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
+    """Read a file of weights inside.
+
+    Raises:
+        CorruptFileError: It cannot be read any more.
+    """
     try:
         yield
     except (OSError, SafetensorError) as error:

@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from pipeline.adapter import ADAPTER_WEIGHTS, Adapter, AdapterTensor, read_adapter
 from pipeline.checkpoint import CONFIG_FILE, SINGLE_WEIGHTS, WEIGHTS_INDEX
+from pipeline.conversion import readable
 from pipeline.lineage import TRAINING_ARGS_FILE
 from pipeline.trainer_state import STATE_FILE, read_json_object
 from registry_hooks import contract, weights
@@ -58,7 +57,7 @@ def merge_adapter(adapter: Path, base: Path, target: Path) -> None:
     read = read_adapter(adapter)
     _check_fit(read, source)
     target.mkdir(parents=True)
-    with _readable(adapter), safe_open(adapter / ADAPTER_WEIGHTS, framework="pt") as tensors:
+    with readable(adapter), safe_open(adapter / ADAPTER_WEIGHTS, framework="pt") as tensors:
         for shard in source.shards:
             _merge_shard(source.folder / shard, target / shard, read, tensors)
     _copy_companions(adapter, base, target)
@@ -129,7 +128,7 @@ def _refused(adapter: Adapter, because: str) -> NotACheckpointError:
 
 
 def _merge_shard(source: Path, target: Path, adapter: Adapter, tensors: safe_open) -> None:
-    with _readable(source), safe_open(source, framework="pt") as shard:
+    with readable(source), safe_open(source, framework="pt") as shard:
         metadata = shard.metadata() or {"format": "pt"}
         merged = {name: _merged(name, shard.get_tensor(name), adapter, tensors) for name in sorted(shard.keys())}
     save_file(merged, target, metadata=metadata)
@@ -171,13 +170,3 @@ def _copy_companions(adapter: Path, base: Path, target: Path) -> None:
     chosen |= {name: adapter / name for name in (STATE_FILE, TRAINING_ARGS_FILE) if (adapter / name).is_file()}
     for name, path in chosen.items():
         shutil.copy2(path, target / name)
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise CorruptFileError(
-            f"{path} cannot be read any more ({error}), so nothing was published: it was changed meanwhile"
-        ) from error

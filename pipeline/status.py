@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,23 +11,16 @@ from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from pipeline.promotion.marks import Mark, read_mark
+from pipeline.promotion.standing import is_judged
 from pipeline.server_view import ServerView, server_views
+from pipeline.watching.entries import PAPER_FILE
 from registry_hooks import contract
 from registry_hooks.ports import ModelOverview
 from registry_hooks.records import ModelVersion, RunRecord
 from registry_hooks.settings import Settings
 
 NUM_VERSIONS_SEEN = 25
-PENDING_FILE = "relay-pending.json"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mark:
-    """A hold or a freeze. A person may have typed the tag in MLflow's UI: then all of it is `why`."""
-
-    who: str
-    why: str
-    since: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +42,7 @@ class Overview:
         newest: None when the registry has no version yet.
         waiting: Those of the newest 25 versions that nobody has judged yet, newest first.
         hold: Who keeps automation from moving the alias, and why.
-        freeze: The same for everything that automation does.
+        freeze: The same for promotions alone.
     """
 
     name: str
@@ -97,24 +89,13 @@ def overview(
 
 def count_pending(folder: Path) -> int:
     """How many checkpoints wait in the upload queue `folder`; 0 when it is not there."""
-    return sum(1 for _ in folder.glob(f"*/{PENDING_FILE}"))
+    papers = folder.glob(f"*/{PAPER_FILE}")
+    return sum(not paper.parent.name.startswith(".") for paper in papers)  # hidden: not yet, or no longer, an entry
 
 
 def waiting_of(versions: Iterable[ModelVersion]) -> list[int]:
-    """The versions that nobody has admitted, rejected or quarantined."""
-    return [version.version for version in versions if not version.tags.get(contract.TAG_STATE)]
-
-
-def read_mark(text: str | None) -> Mark | None:
-    """The hold or freeze that a tag tells of; None without one. Plain text of a person counts as well."""
-    if text is None:
-        return None
-    try:
-        told = json.loads(text)
-        told = told if isinstance(told, Mapping) else {"why": text}
-    except ValueError:
-        told = {"why": text}
-    return Mark(**{key: str(told.get(key) or "") for key in ("who", "why", "since")})
+    """The versions on which there is no verdict yet, also those that were admitted and wait behind a hold."""
+    return [version.version for version in versions if not is_judged(version)]
 
 
 def show(view: Overview, console: Console) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from pipeline.promotion import ledger, standing
+from pipeline.promotion import ledger
 from pipeline.promotion.ledger import Entry
+from pipeline.promotion.marks import write_mark
 from pipeline.promotion.standing import Book, Registry, Standing
 from pipeline.promotion.stepping import Admission, GoBack, NoteMove, PromoteFirst, Settle
 from registry_hooks import contract, events
@@ -64,14 +65,16 @@ class Hands:
     keep_report: Callable[[str, str], None] = _keep_no_report
 
     def settle(self, step: Settle) -> None:
-        """Close an intent that a crash left open."""
+        """Close an intent that a crash left open; what it promoted after all has its verdict then."""
+        if step.adopt and step.target is not None:
+            self.write_verdict(step.target, step.run_id, f"**Promoted**: {step.because}.", step.because)
         self.book.close_run(step.run_id, failed=not step.adopt, because=step.because)
         events.logger().warning("decision.settled", target=step.target, adopted=step.adopt)
 
     def note_move(self, step: NoteMove, *, now: datetime) -> None:
         """Write down that somebody moved the alias; the hold first, so that a crash in between loses nothing."""
         if step.holds:
-            value = standing.told(who=ledger.PERSON, why=step.because, since=now)
+            value = write_mark(who=ledger.PERSON, why=step.because, since=now)
             self.registry.set_model_tag(self.name, contract.TAG_HOLD, value)
         else:
             self.registry.set_model_tag(self.name, contract.TAG_HOLD, None)

@@ -61,14 +61,21 @@ class ItemJudge:
         """Score the best few by training loss, and compare them with the incumbent on the same items."""
         selection = preselect([self._entrant(one) for one in candidates], self.policy.max_candidates)
         chosen = [one for one in candidates if one.version in selection.chosen]
-        evaluations, rejected, trouble = self._evaluate_all(chosen)
+        fresh: dict[int, Evaluation] = {}
+        evaluations, rejected, trouble = self._evaluate_all(chosen, fresh, reuse=True)
         if not evaluations:
             return _nobody(chosen, rejected, trouble, self.policy)
         try:
-            base = self._incumbent(incumbent, next(iter(evaluations.values())).fingerprint)
+            base = self._one(incumbent, fresh, reuse=True)
+            if len({one.fingerprint for one in (base, *evaluations.values())}) > 1:
+                # Some were scored in another way, before an upgrade say: these are scored anew.
+                base = self._one(incumbent, fresh, reuse=False)
+                evaluations, rejected, trouble = self._evaluate_all(chosen, fresh, reuse=False)
         except RelayError as error:
             because = f"version {incumbent.version}, which is in production, could not be scored: {error}"
             return Judgement(kind=ledger.ERROR, because=because, policy=self.policy.digest, rejected=rejected)
+        if not evaluations:
+            return _nobody(chosen, rejected, trouble, self.policy)
         scored = [_scores(one, evaluations[one.version], self.policy) for one in chosen if one.version in evaluations]
         decision = decide(_scores(incumbent, base, self.policy), scored, policy=self.policy)
         judgement = _judgement(decision, [incumbent, *chosen], self.compare_url)
@@ -80,12 +87,14 @@ class ItemJudge:
         metrics: Mapping[str, float] = self.source.run_metrics(version.run_id) if version.run_id else {}
         return Entrant(version=version.version, loss=metrics.get(self.policy.score_metric), step=version.step)
 
-    def _evaluate_all(self, chosen: Sequence[ModelVersion]) -> tuple[dict[int, Evaluation], dict[int, str], str]:
+    def _evaluate_all(
+        self, chosen: Sequence[ModelVersion], fresh: dict[int, Evaluation], *, reuse: bool
+    ) -> tuple[dict[int, Evaluation], dict[int, str], str]:
         """Evaluations by version; what is wrong with the others for good; what is in the way for now."""
         evaluations, rejected, trouble = {}, {}, ""
         for version in chosen:
             try:
-                evaluations[version.version] = self.known(version) or self.evaluate(version)
+                evaluations[version.version] = self._one(version, fresh, reuse=reuse)
             except RelayError as error:
                 if error.transient:
                     trouble = f"version {version.version} could not be scored: {error}"
@@ -93,10 +102,19 @@ class ItemJudge:
                     rejected[version.version] = f"it could not be scored: {error}"
         return evaluations, rejected, trouble
 
-    def _incumbent(self, incumbent: ModelVersion, fingerprint: str) -> Evaluation:
-        """Scored in the same way as the candidates: anew, if that was long ago and something has changed since."""
-        known = self.known(incumbent)
-        return known if known is not None and known.fingerprint == fingerprint else self.evaluate(incumbent)
+    def _one(self, version: ModelVersion, fresh: dict[int, Evaluation], *, reuse: bool) -> Evaluation:
+        """What was scored in this very decision, else what is on record, else a new score.
+
+        Args:
+            reuse: Whether a record counts that was made in another way than what was scored just now.
+        """
+        if version.version in fresh:
+            return fresh[version.version]
+        known, todays = self.known(version), {one.fingerprint for one in fresh.values()}
+        if known is not None and (reuse or known.fingerprint in todays):
+            return known
+        found = fresh[version.version] = self.evaluate(version)
+        return found
 
 
 def _scores(version: ModelVersion, evaluation: Evaluation, policy: Policy) -> Scores:

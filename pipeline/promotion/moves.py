@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pipeline.promotion import ledger, standing
 from pipeline.promotion.acting import Hands
 from pipeline.promotion.ledger import Entry
+from pipeline.promotion.marks import write_mark
 from pipeline.promotion.standing import Standing
 from registry_hooks import contract
 from registry_hooks.errors import UnknownModelError, UserError
@@ -115,7 +116,7 @@ def _set(hands: Hands, key: str, kind: str, *, why: str, now: datetime) -> None:
 
 def _set_tag(hands: Hands, key: str, entry: Entry, *, why: str) -> None:
     since = entry.at or datetime.now(UTC)
-    hands.registry.set_model_tag(hands.name, key, standing.told(who=entry.by, why=why, since=since))
+    hands.registry.set_model_tag(hands.name, key, write_mark(who=entry.by, why=why, since=since))
 
 
 def _record(hands: Hands, entry: Entry) -> None:

@@ -37,8 +37,11 @@ HEARTBEAT_S = 30.0
 _HEARTBEAT_OLD_S = 3 * HEARTBEAT_S
 _WATCH_S = 1.0
 _STUCK_EXIT_CODE = 70
-# A pass fetches and scores the incumbent and all candidates of a decision, one after another.
-_SPARE_S = 600.0
+# A pass fetches and scores the incumbent and all candidates of a decision, one after another, some of them twice.
+_NUM_SCORED = 14
+_SPARE_S = 60.0
+# How long a pass may go on after the promoter was told to stop: most only read.
+_END_S = 3.0
 
 
 @contextmanager
@@ -114,10 +117,14 @@ def run(settings: Settings, *, say: Callable[[str], None]) -> int:
         scheduler.start()
         events.logger().info("promoter.started", model=settings.registry.name, interval_s=settings.promoter.interval_s)
         while not stop.wait(_WATCH_S):
-            if not scheduler.running or passes.is_stuck():
-                events.logger().error("promoter.stuck", idle_s=round(passes.idle_s))
+            if passes.is_stuck():
+                events.logger().error("promoter.stuck", is_in_a_pass=passes.is_busy)
                 os._exit(_STUCK_EXIT_CODE)  # whoever supervises starts a new one; the registry says where it was
         scheduler.shutdown(wait=False)
+        if not passes.ends_within(_END_S):
+            # A pass may score for an hour. Its engine ends with this process, and the registry says where it was.
+            events.logger().info("promoter.stopped", in_the_middle_of_a_pass=True)
+            os._exit(0)
     events.logger().info("promoter.stopped")
     return 0
 
@@ -130,20 +137,35 @@ class Passes:
         self._settings = settings
         self._said: tuple[str, ...] = ()
         self._beaten_at = 0.0
-        self._completed_at = time.monotonic()
+        self._since = time.monotonic()
+        self._idle = threading.Event()
+        self._idle.set()
 
     @property
-    def idle_s(self) -> float:
-        """Seconds since a pass was completed, well or badly."""
-        return time.monotonic() - self._completed_at
+    def is_busy(self) -> bool:
+        """Whether a pass is under way."""
+        return not self._idle.is_set()
 
-    def is_stuck(self) -> bool:
-        """Whether a pass takes longer than all that it may wait for."""
-        longest = 8 * (self._settings.evaluate.deadline_s + self._settings.serve.fetch_timeout_s)
-        return self.idle_s > longest + _SPARE_S
+    def ends_within(self, timeout_s: float) -> bool:
+        """Wait for the end of the pass that is under way; whether there was one in time, or none."""
+        return self._idle.wait(timeout_s)
+
+    def is_stuck(self, *, now_s: float | None = None) -> bool:
+        """Whether a pass takes longer than all that it may wait for, or none has come although one should have.
+
+        The schedule's own word for it does not count: it says that it runs also when its thread has ended.
+
+        Args:
+            now_s: Of `time.monotonic()`.
+        """
+        longest_s = _NUM_SCORED * (self._settings.evaluate.deadline_s + self._settings.serve.fetch_timeout_s)
+        allowed_s = longest_s if self.is_busy else 10 * self._settings.promoter.interval_s
+        return (time.monotonic() if now_s is None else now_s) - self._since > allowed_s + _SPARE_S
 
     def run_once(self) -> None:
         """One pass; what goes wrong is said, and tried again by the next one."""
+        self._since = time.monotonic()
+        self._idle.clear()
         try:
             with one_pass(self._settings):
                 outcome = self._promoter.reconcile()
@@ -157,7 +179,8 @@ class Passes:
         else:
             self._report(outcome)
         finally:
-            self._completed_at = time.monotonic()
+            self._since = time.monotonic()
+            self._idle.set()
 
     def _report(self, outcome: Outcome) -> None:
         for alert in outcome.alerts:

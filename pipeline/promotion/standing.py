@@ -10,13 +10,14 @@ from typing import Protocol
 
 from pipeline.promotion import ledger
 from pipeline.promotion.ledger import Entry
+from pipeline.promotion.marks import read_mark
 from registry_hooks import contract
 from registry_hooks.errors import UnknownModelError
 from registry_hooks.ports import IntentLog, ModelOverview, ReportSink, VersionBook, VersionSource
 from registry_hooks.records import ModelVersion
 
-# How far back the last move is looked for: many KEEPs may have followed it.
-_MAX_ENTRIES = 1000
+# How far back the last move is looked for, in turn; the last is as many as MLflow gives at once.
+_NUM_ENTRIES = (100, 2_000, 50_000)
 
 
 class Registry(VersionSource, ReportSink, ModelOverview, Protocol):
@@ -104,8 +105,8 @@ def read(registry: Registry, book: Book, name: str, alias: str, *, thorough: boo
         intent=next((entry for entry in reversed(entries) if entry.is_open), None),
         last_move=next((entry for entry in entries if entry.is_move), None),
         last_choice=next((entry.target for entry in entries if _is_own_choice(entry)), None),
-        hold=_told(tags.get(contract.TAG_HOLD)),
-        freeze=_told(tags.get(contract.TAG_FREEZE)),
+        hold=_sentence(tags.get(contract.TAG_HOLD)),
+        freeze=_sentence(tags.get(contract.TAG_FREEZE)),
         unjudged=unjudged,
         twins={version.version: twin for version in unjudged if (twin := _earlier_twin(book, version)) is not None},
         quarantined={version.digest: version.version for version in quarantined if version.digest},
@@ -142,26 +143,20 @@ def silence_s(heartbeat: str, *, now: datetime) -> float | None:
         return None
 
 
-def told(*, who: str, why: str, since: datetime) -> str:
-    """The value of a hold or a freeze."""
-    return json.dumps({"who": who, "why": why, "since": since.isoformat(timespec="seconds")})
-
-
-def _told(value: str | None) -> str | None:
-    """A hold or freeze as a sentence; a person may have written anything."""
-    if value is None:
-        return None
-    try:
-        document = json.loads(value)
-        return f"{document['why']} ({document['who']}, {document['since']})"
-    except (ValueError, KeyError, TypeError):
-        return value.strip() or "no reason given"
+def _sentence(tag: str | None) -> str | None:
+    mark = read_mark(tag)
+    return mark.sentence if mark is not None else None
 
 
 def _entries(registry: Registry, name: str) -> list[Entry]:
-    """Newest first."""
-    runs = registry.latest_runs(contract.decisions_experiment(name), _MAX_ENTRIES)
-    return [ledger.from_run(run) for run in runs]
+    """The newest decisions, newest first: as many as it takes to find the last move, however many KEEPs followed it."""
+    entries: list[Entry] = []
+    for limit in _NUM_ENTRIES:
+        runs = registry.latest_runs(contract.decisions_experiment(name), limit)
+        entries = [ledger.from_run(run) for run in runs]
+        if len(runs) < limit or any(entry.is_move for entry in entries):
+            break
+    return entries
 
 
 def _is_own_choice(entry: Entry) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shlex
 import signal
@@ -19,6 +20,7 @@ from rich.table import Table
 from pipeline.stack import ports
 from pipeline.stack.child import Child, Program
 from pipeline.stack.local import LocalStack, answers, local_stack, running, write_env_file
+from registry_hooks.errors import UserError
 from registry_hooks.settings import ENV_PREFIX, Settings
 
 _SERVER_GRACE_S = 20.0
@@ -76,7 +78,14 @@ def server_program(settings: Settings, stack: LocalStack, port: int) -> Program:
 
 
 def promoter_program(settings: Settings, stack: LocalStack) -> Program:
-    """The promoter, told of these very settings and of this stack."""
+    """The promoter, told of these very settings and of this stack.
+
+    Raises:
+        UserError: What it needs is not installed.
+    """
+    for package in ("apscheduler", "scipy"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"the promoter needs {package}, nothing is left running: pip install 'relay-cd[promote]'")
     command = [sys.executable, "-P", "-m", "pipeline.promotion"]
     return Program(name="promoter", command=command, env=_told(settings, stack), grace_s=_PROMOTER_GRACE_S)
 

@@ -45,7 +45,9 @@ class TestRefusals:
     )
     @pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
     def test_bodies_that_are_no_json_object(self, api: Any, path: str, body: bytes) -> None:
-        refusal(api.request("POST", path, content=body))
+        error = refusal(api.request("POST", path, content=body))
+
+        assert (error["type"], error["param"]) == ("invalid_request_error", None)
 
     def test_a_body_that_is_too_long(self, api: Any) -> None:
         body = json.dumps({"prompt": "x" * MAX_BODY_BYTES}).encode()
@@ -53,7 +55,9 @@ class TestRefusals:
         assert refusal(api.request("POST", COMPLETIONS, content=body), 413)["code"] == "request_too_large"
 
     def test_half_a_surrogate_pair(self, api: Any) -> None:
-        refusal(api.request("POST", COMPLETIONS, content=b'{"prompt": "\\ud800"}'))
+        error = refusal(api.request("POST", COMPLETIONS, content=b'{"prompt": "\\ud800"}'))
+
+        assert "surrogate" in error["message"]
 
     @pytest.mark.parametrize(
         ("change", "param"),
@@ -189,7 +193,9 @@ class TestRefusals:
         [("GET", "/nowhere", 404), ("GET", CHAT, 405), ("POST", "/v1/models", 405), ("GET", "/v1/models/other", 404)],
     )
     def test_wrong_paths_and_methods(self, api: Any, method: str, path: str, status: int) -> None:
-        refusal(api.request(method, path), status)
+        error = refusal(api.request(method, path), status)
+
+        assert error["type"] == "invalid_request_error"
 
     json_values = st.recursive(
         st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text(max_size=5),

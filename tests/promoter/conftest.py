@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -83,3 +84,13 @@ class World:
 @pytest.fixture
 def world() -> World:
     return World()
+
+
+@pytest.fixture
+def settled(world: Any) -> Any:
+    """Version 1 promoted as the first, version 2 because it is better."""
+    world.publish(score=1)
+    world.promoter.reconcile()
+    world.publish(score=5)
+    world.promoter.reconcile()
+    return world

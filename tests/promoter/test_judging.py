@@ -160,3 +160,13 @@ def test_a_metric_decides_where_there_is_no_test_set(bench: Bench) -> None:
     assert "point estimate" in found.because
     assert "eval_loss is missing" in found.stories[3][1]
     assert found.numbers == {"gain/2": 0.5}
+
+
+def test_scores_from_before_an_upgrade_are_all_made_anew(bench: Bench) -> None:
+    old, first, second = (bench.publish(evaluation(right, fingerprint="now")) for right in (100, 150, 90))
+    bench.on_record = {2: evaluation(150, fingerprint="then"), 3: evaluation(90, fingerprint="long ago")}
+
+    found = bench.judge(old, [first, second])
+
+    assert (found.kind, found.winner) == ("promote", 2)
+    assert sorted(bench.evaluated) == [1, 2, 3]

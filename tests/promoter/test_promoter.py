@@ -6,24 +6,14 @@ from typing import Any
 
 import pytest
 
-from pipeline.promotion import ledger, moves, reconciling
+from pipeline.promotion import ledger, reconciling
 from pipeline.promotion.acting import Judgement
 from pipeline.promotion.ledger import Entry
 from pipeline.promotion.stepping import next_step
 from registry_hooks import contract
-from registry_hooks.errors import RegistryUnavailableError, UnknownModelError, UserError
+from registry_hooks.errors import RegistryUnavailableError, UnknownModelError
 
 NAME = "model"
-
-
-@pytest.fixture
-def settled(world: Any) -> Any:
-    """Version 1 promoted as the first, version 2 because it is better."""
-    world.publish(score=1)
-    world.promoter.reconcile()
-    world.publish(score=5)
-    world.promoter.reconcile()
-    return world
 
 
 def test_the_first_version_is_promoted_and_a_better_one_after_it(settled: Any) -> None:
@@ -54,74 +44,6 @@ def test_a_version_that_is_not_better_is_kept_out_with_its_reason(settled: Any) 
     assert settled.table.asked == [(1, (2,)), (2, (3,))]
 
 
-def test_a_persons_move_is_noted_held_and_never_undone(settled: Any) -> None:
-    settled.person_moves(1)
-    settled.publish(score=100)
-
-    first = settled.promoter.reconcile()
-    settled.promoter.reconcile()
-
-    assert settled.production == 1
-    assert "moved outside of Relay, from version 2 to version 1" in first.resting
-    assert settled.kinds()[2:] == ["manual 1"]
-    assert contract.TAG_HOLD in settled.registry.model_tags(NAME)
-    assert settled.tags(3)[contract.TAG_STATE] == "admitted"
-
-
-def test_deleting_the_hold_tag_releases_it_and_those_who_waited_are_judged(settled: Any) -> None:
-    settled.person_moves(1)
-    settled.publish(score=100)
-    settled.promoter.reconcile()
-
-    settled.registry.set_model_tag(NAME, contract.TAG_HOLD, None)
-    settled.promoter.reconcile()
-
-    assert settled.production == 3
-    assert settled.kinds()[2:] == ["manual 1", "promote 3"]
-
-
-def test_moving_back_to_the_promoters_own_choice_ends_the_hold(settled: Any) -> None:
-    settled.person_moves(1)
-    settled.promoter.reconcile()
-    settled.person_moves(2)
-    settled.promoter.reconcile()
-
-    assert contract.TAG_HOLD not in settled.registry.model_tags(NAME)
-    assert settled.kinds()[2:] == ["manual 1", "manual 2"]
-
-
-def test_a_removed_alias_stays_removed(settled: Any) -> None:
-    settled.person_moves(None)
-    settled.publish(score=100)
-
-    settled.promoter.reconcile()
-
-    assert settled.production is None
-    assert settled.kinds()[2:] == ["manual none"]
-
-
-def test_a_hold_in_a_persons_own_words_holds(settled: Any) -> None:
-    settled.registry.set_model_tag(NAME, contract.TAG_HOLD, "wait for Ada")
-    settled.publish(score=100)
-
-    outcome = settled.promoter.reconcile()
-
-    assert settled.production == 2
-    assert outcome.resting == "held: wait for Ada"
-
-
-def test_a_freeze_stops_promotions_and_not_the_way_back(settled: Any) -> None:
-    moves.freeze(settled.hands, why="release week", now=settled.now())
-    settled.publish(score=100)
-    settled.promoter.reconcile()
-    at_first = settled.production
-    settled.registry.set_version_tag(NAME, 2, contract.refused_tag("box"), "its answers differ")
-    settled.promoter.reconcile()
-
-    assert (at_first, settled.production) == (2, 1)
-    assert settled.kinds()[-1] == "rollback 1"
-
-
 def test_a_version_that_a_server_refuses_is_quarantined_and_never_returns(settled: Any) -> None:
     settled.registry.set_version_tag(NAME, 2, contract.refused_tag("box"), "its answers differ")
     settled.promoter.reconcile()
@@ -132,16 +54,6 @@ def test_a_version_that_a_server_refuses_is_quarantined_and_never_returns(settle
     assert settled.tags(2)[contract.TAG_STATE] == settled.tags(again)[contract.TAG_STATE] == "quarantined"
     assert "its answers differ" in settled.tags(2)[contract.TAG_REASON]
     assert settled.kinds()[-1] == "rollback 1"
-
-
-def test_a_persons_choice_that_a_server_refuses_is_an_alert_and_stays(settled: Any) -> None:
-    settled.person_moves(1)
-    settled.registry.set_version_tag(NAME, 1, contract.refused_tag("box"), "no room")
-
-    outcome = settled.promoter.reconcile()
-
-    assert settled.production == 1
-    assert outcome.alerts == ["server box refuses version 1: no room"]
 
 
 def test_the_first_version_has_nowhere_to_go_back_to(world: Any) -> None:
@@ -193,21 +105,6 @@ def test_an_error_of_the_judge_is_on_record_once_and_nobody_is_judged(settled: A
     assert settled.production == 3
 
 
-def test_a_move_while_the_judge_thinks_is_not_overwritten(settled: Any) -> None:
-    settled.publish(score=100)
-    think = settled.table.judge
-
-    def judge(*arguments: Any) -> Any:
-        settled.person_moves(1)
-        return think(*arguments)
-
-    settled.table.judge = judge
-    settled.promoter.reconcile()
-
-    assert settled.production == 1
-    assert settled.kinds()[2:] == ["manual 1"]
-
-
 def test_a_winner_that_is_deleted_meanwhile_is_not_promoted(settled: Any) -> None:
     settled.publish(score=100)
     think = settled.table.judge
@@ -242,47 +139,6 @@ def test_a_thousand_versions_are_admitted_and_judged_in_one_pass(settled: Any) -
 
     assert settled.production == 1002
     assert settled.registry.model_tags(NAME)[contract.TAG_JUDGED_THROUGH] == "1002"
-
-
-def test_a_command_moves_holds_and_goes_back(settled: Any) -> None:
-    said = moves.promote(settled.hands, 1, why="looks nicer", now=settled.now())
-    settled.promoter.reconcile()
-    back = moves.roll_back(settled.hands, why="it does not", now=settled.now())
-
-    assert "names version 1 now; the promoter leaves it there" in said
-    assert settled.production == 2
-    assert "names version 2 now" in back
-    assert settled.kinds()[2:] == ["manual 1", "rollback 2"]
-    assert contract.TAG_HOLD not in settled.registry.model_tags(NAME)  # version 2 was the promoter's own choice
-
-
-def test_going_back_from_nothing_is_refused(world: Any) -> None:
-    world.publish()
-    world.promoter.reconcile()
-
-    with pytest.raises(UserError, match="no earlier version"):
-        moves.roll_back(world.hands, why="?", now=world.now())
-
-
-def test_a_version_that_is_quarantined_by_hand_is_passed_over(settled: Any) -> None:
-    number = settled.publish(score=100)
-    moves.quarantine(settled.hands, number, why="it swears", now=settled.now())
-
-    settled.promoter.reconcile()
-
-    assert settled.production == 2
-    assert settled.tags(number)[contract.TAG_REASON] == "it swears"
-
-
-def test_release_ends_hold_and_freeze(settled: Any) -> None:
-    moves.hold(settled.hands, why="a", now=settled.now())
-    moves.freeze(settled.hands, why="b", now=settled.now())
-
-    said = moves.release(settled.hands, why="done", now=settled.now())
-
-    assert "released" in said
-    assert not {contract.TAG_HOLD, contract.TAG_FREEZE} & set(settled.registry.model_tags(NAME))
-    assert moves.release(settled.hands, why="again", now=settled.now()) == "nothing was held or frozen"
 
 
 def test_a_silent_server_and_a_look_alike_are_alerts_and_move_nothing(settled: Any) -> None:
@@ -357,17 +213,15 @@ def test_a_candidate_that_can_never_be_scored_is_rejected_and_the_pass_goes_on(s
     assert settled.kinds()[2:] == ["error none", "promote 4"]
 
 
-@pytest.mark.parametrize("tag", [contract.TAG_HOLD, contract.TAG_FREEZE])
-def test_a_hold_that_comes_while_the_judge_thinks_is_respected(settled: Any, tag: str) -> None:
-    settled.publish(score=100)
-    judge = settled.table.judge
+def test_a_promotion_that_a_crash_cut_after_the_alias_was_set_is_adopted_with_its_verdict(settled: Any) -> None:
+    number = settled.publish(score=100)
+    entry = Entry(kind=ledger.PROMOTE, because="it is better", target=number, previous=2)
+    settled.registry.open_run(ledger.to_run(NAME, entry))
+    settled.person_moves(number)  # what the promoter had just written
 
-    def think(*arguments: Any) -> Any:
-        settled.registry.set_model_tag(NAME, tag, "stop")
-        return judge(*arguments)
+    settled.promoter.reconcile()
 
-    settled.table.judge = think
-    outcome = settled.promoter.reconcile()
-
-    assert settled.production == 2
-    assert "stop" in outcome.resting
+    assert settled.production == number
+    assert contract.TAG_HOLD not in settled.registry.model_tags(NAME)
+    assert "interrupted, and adopted" in settled.tags(number)[contract.TAG_REASON]
+    assert settled.registry.get_version(NAME, number).description.startswith("**Promoted**")

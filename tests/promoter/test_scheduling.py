@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -72,6 +77,58 @@ def test_passes_say_what_is_new_once_and_beat(world: Any, settings: Settings) ->
     assert [log["event"] for log in logs].count("promoter.rests") == 1
     assert contract.TAG_PROMOTER in world.registry.model_tags(NAME)
     assert not passes.is_stuck()
+
+
+def test_a_schedule_that_ended_silently_or_a_pass_without_end_is_noticed(world: Any, settings: Settings) -> None:
+    world.publish()
+    passes = Passes(world.promoter, settings)
+    passes.run_once()
+    an_hour_later = time.monotonic() + 3600
+    none_came = passes.is_stuck(now_s=an_hour_later)
+    seen: list[bool] = []
+    world.promoter.clock = lambda: seen.append(passes.is_busy) or seen.append(passes.is_stuck(now_s=an_hour_later))
+    world.publish(score=5)
+    passes.run_once()
+
+    assert none_came
+    assert seen[:2] == [True, False]  # a pass may take that long: it scores
+    assert not passes.is_busy
+
+
+PROMOTER = """
+import sys, time, contextlib
+from pipeline.promotion import scheduling
+from registry_hooks import events
+from registry_hooks.settings import RegistrySettings, Settings
+events.configure()
+class Slow:
+    def reconcile(self):
+        print("scoring", flush=True)
+        time.sleep(600)
+@contextlib.contextmanager
+def promoter_of(settings):
+    yield Slow(), []
+scheduling.promoter_of = promoter_of
+sys.exit(scheduling.run(Settings(registry=RegistrySettings(name=sys.argv[1])), say=print))
+"""
+
+
+@pytest.mark.integration
+def test_ctrl_c_ends_a_promoter_in_the_middle_of_a_long_pass(tmp_path: Any) -> None:
+    command = [sys.executable, "-c", PROMOTER, f"slow-{os.getpid()}"]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    ) as one:
+        assert one.stdout is not None
+        begun = one.stdout.readline()
+        one.send_signal(signal.SIGINT)
+        code = one.wait(30)
+
+    assert (begun, code) == ("scoring\n", 0)
 
 
 def test_whatever_a_pass_meets_the_next_one_comes(world: Any, settings: Settings) -> None:

@@ -9,13 +9,16 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from pipeline import status_command
-from pipeline.status import Mark, Overview, count_pending, overview, read_mark, show
+from pipeline.promotion.marks import Mark, read_mark
+from pipeline.status import Overview, count_pending, overview, show
+from pipeline.watching.pending import PendingQueue
 from registry_hooks import contract
 from registry_hooks.errors import RegistryUnavailableError, UnknownModelError
 from registry_hooks.memory import MemoryRegistry
@@ -28,11 +31,18 @@ SETTINGS = Settings(registry=RegistrySettings(name=NAME))
 
 
 def registry_with(*states: str) -> MemoryRegistry:
-    """A registry with a version for each state, at steps 100, 200 and so on; Production names the first."""
+    """A registry with a version for each state, at steps 100, 200 and so on; Production names the first.
+
+    `judged` is an admitted one that took part in a decision; `admitted` alone waits for one.
+    """
     registry = MemoryRegistry()
     for number, state in enumerate(states, start=1):
         tags = {contract.TAG_STEP: str(100 * number), contract.TAG_SAVED_AT: f"2026-03-04T05:0{number}:00+00:00"}
-        registry.add_version(NAME, artifact_uri="s3://x/y", tags=tags | ({contract.TAG_STATE: state} if state else {}))
+        if state:
+            tags[contract.TAG_STATE] = "admitted" if state == "judged" else state
+        if state == "judged":
+            tags[contract.TAG_JUDGED] = "0" * 32
+        registry.add_version(NAME, artifact_uri="s3://x/y", tags=tags)
     registry.set_alias(NAME, "Production", 1)
     return registry
 
@@ -84,17 +94,17 @@ def live_server() -> Iterator[str]:
 
 
 def test_versions_that_nobody_judged_wait_and_the_newest_is_the_last_seen() -> None:
-    view = overview(registry_with("admitted", "", "rejected", ""), SETTINGS, now=NOW)
+    view = overview(registry_with("judged", "", "rejected", "admitted"), SETTINGS, now=NOW)
 
     assert view.waiting == [4, 2]
     assert view.newest is not None
-    assert (view.newest.version, view.newest.step, view.newest.state) == (4, 400, "")
-    assert "newest: version 4, step 400, saved 2026-03-04T05:04:00+00:00, not judged yet" in printed(view)
+    assert (view.newest.version, view.newest.step, view.newest.state) == (4, 400, "admitted")
+    assert "newest: version 4, step 400, saved 2026-03-04T05:04:00+00:00, admitted" in printed(view)
     assert "waiting to be judged: 2 (4, 2)" in printed(view)
 
 
 def test_the_last_decision_and_deployment_are_told_with_their_reasons() -> None:
-    registry = registry_with("admitted")
+    registry = registry_with("judged")
     decisions, deployments = contract.decisions_experiment(NAME), contract.deployments_experiment(NAME)
     registry.record_run(event(decisions, "keep/v1", "an older one"))
     registry.record_run(event(decisions, "promote/v2", "0.91 against 0.80 [p = 0.01]"))
@@ -123,7 +133,7 @@ def test_a_hold_is_read_whoever_wrote_it(tag: str | None, mark: Mark | None) -> 
 
 
 def test_hold_and_freeze_are_shown_as_people_wrote_them() -> None:
-    registry = registry_with("admitted")
+    registry = registry_with("judged")
     registry.set_model_tag(NAME, contract.TAG_HOLD, '{"who": "ana", "why": "a demo", "since": "monday"}')
     registry.set_model_tag(NAME, contract.TAG_FREEZE, "do not touch [please]")
 
@@ -161,14 +171,15 @@ def test_a_silent_server_is_shown_as_it_last_wrote_and_a_stopped_one_is_not_aske
     assert "silent; wrote 40 s ago" in printed(view)
 
 
-def test_an_empty_queue_counts_none_and_other_folders_do_not_count(tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "relay-pending.json").write_text("{}")
-    (tmp_path / "half-made").mkdir()
-    (tmp_path / "relay-pending.json").write_text("{}")
+def test_what_really_waits_in_the_queue_is_counted_and_nothing_else(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    queue = PendingQueue(tmp_path / "queue")
+    for step in (10, 20, 30):
+        queue.stage(copytree(tiny_checkpoint, tmp_path / f"checkpoint-{step}"))
+    queue.fail(queue.entries()[0], "it is none")
+    (queue.folder / ".staging-1").mkdir()
+    (queue.folder / ".staging-1" / "entry.json").write_text("{}")
 
-    view = overview(registry_with(""), SETTINGS, now=NOW, pending_dir=tmp_path)
+    view = overview(registry_with(""), SETTINGS, now=NOW, pending_dir=queue.folder)
     elsewhere = overview(registry_with(""), SETTINGS, now=NOW)
 
     assert (view.num_pending, count_pending(tmp_path / "nowhere"), elsewhere.num_pending) == (2, 0, None)
@@ -199,7 +210,7 @@ def test_trouble_with_the_registry_is_raised_by_name() -> None:
 
 
 def test_json_holds_everything_and_is_json(capsys: pytest.CaptureFixture[str]) -> None:
-    registry = registry_with("admitted", "")
+    registry = registry_with("judged", "")
     registry.record_run(event(contract.decisions_experiment(NAME), "promote/v2", "better"))
     registry.set_model_tag(NAME, contract.TAG_HOLD, "x" * 300)
 
@@ -229,7 +240,7 @@ def stopping_after(looks: int, between: Callable[[], None]) -> Callable[[float],
 def test_watching_goes_on_through_an_outage_and_ends_well_by_ctrl_c(
     as_json: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    registry = registry_with("admitted")
+    registry = registry_with("judged")
 
     def toggle() -> None:
         registry.down = not registry.down

@@ -28,6 +28,7 @@ def test_what_mlflow_holds_is_told(stack: Any, capsys: pytest.CaptureFixture[str
         registry.rest.post("/model-versions/create", name=name, source="s3://relay/x")
     registry.rest.post("/registered-models/alias", name=name, alias="Production", version="2")
     registry.set_version_tag(name, 1, contract.TAG_STATE, "admitted")
+    registry.set_version_tag(name, 1, contract.TAG_JUDGED, "0" * 32)
     registry.set_version_tag(name, 3, contract.TAG_STEP, "300")
     registry.set_model_tag(name, contract.TAG_FREEZE, "holidays")
     registry.record_run(
