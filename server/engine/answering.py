@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 from server.engine.api_errors import OverloadedError, ServerError, StoppingError
-from server.engine.asks import Ask, Event, Failed, Finished, PromptScored, StopReason, TokenMade
+from server.engine.asks import Ask, Event, Failed, Finished, PromptReused, PromptScored, StopReason, TokenMade
 from server.engine.meters import Meters, Stopwatch
 from server.engine.scheduling import Engine, EngineStoppedError, QueueFullError
 from server.engine.transcript import Piece, Transcript
@@ -25,6 +25,7 @@ class Answering:
         self.ask = ask
         self.transcript = transcript
         self.finish_reason: StopReason = "stop"
+        self.num_reused_tokens = 0
         self._meters = meters
         self._outcome: str | None = None
         self._inbox: asyncio.Queue[Event] = asyncio.Queue()
@@ -43,11 +44,14 @@ class Answering:
         Raises:
             ServerError: The engine failed on it.
         """
-        if not self.ask.scores_prompt:
+        if self.ask.scores_from is None:
             yield self.transcript.opening()
         stopwatch = Stopwatch(self._meters)
         while self._outcome is None:
             match await self._inbox.get():
+                case PromptReused(num_tokens=num_tokens):
+                    self.num_reused_tokens = num_tokens
+                    self._meters.reused_tokens.inc(num_tokens)
                 case PromptScored() as event:
                     # A long prompt with many alternatives has tens of thousands of tokens to name.
                     yield await asyncio.to_thread(self.transcript.prompt, event)

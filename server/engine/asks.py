@@ -44,7 +44,7 @@ class Ask:
     Attributes:
         max_new_tokens: 0 only reads the prompt.
         num_top_logprobs: Alternatives to report with each token; None reports no log-probabilities.
-        scores_prompt: Report the prompt's tokens too.
+        scores_from: Report the prompt's tokens too, from this one on; 1 is the first that has a context.
         scores_end: Report the end token too, where log-probabilities are reported: who reads a prompt's scores from
             an answer of one token counts on one more token after them.
     """
@@ -53,7 +53,7 @@ class Ask:
     max_new_tokens: int
     sampling: Sampling = Sampling()
     num_top_logprobs: int | None = None
-    scores_prompt: bool = False
+    scores_from: int | None = None
     scores_end: bool = False
 
 
@@ -71,14 +71,21 @@ class TokenScore:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PromptReused:
+    """The prompt is being read; its first tokens need not be, since another request had them."""
+
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PromptScored:
     """The whole prompt has been read.
 
     Attributes:
-        scores: Of prompt tokens 1..T-1 (token 0 has no context).
+        scores: Of prompt tokens 1..T-1 (token 0 has no context); None before `scores_from`.
     """
 
-    scores: tuple[TokenScore, ...]
+    scores: tuple[TokenScore | None, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,4 +115,4 @@ class Failed:
     because: str
 
 
-Event = PromptScored | TokenMade | Finished | Failed
+Event = PromptReused | PromptScored | TokenMade | Finished | Failed

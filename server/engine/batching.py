@@ -15,11 +15,12 @@ from dataclasses import replace
 
 import torch
 
-from server.engine.asks import Ask, Failed, Finished, PromptScored, TokenMade, TokenScore
+from server.engine.asks import Ask, Failed, Finished, PromptReused, PromptScored, TokenMade, TokenScore
 from server.engine.attention import Pass
 from server.engine.generation import score_tokens
 from server.engine.loading import LoadedModel
 from server.engine.packing import Pack, Piece, pack
+from server.engine.reuse import MIN_REUSED_TOKENS, Leftovers, num_common
 from server.engine.sampling import Sampler, pick_all
 from server.engine.sequence import Running, tokens_of
 from server.engine.slots import Removal, Slots
@@ -29,9 +30,9 @@ from server.engine.slots import Removal, Slots
 CHUNK_BESIDE_TOKENS = 128
 CHUNK_ALONE_TOKENS = 512
 UNNOTICED_PARAMETER_TOKENS = 3_800_000_000
-# Logits of all places are wanted to score a prompt: 16 M floats are 64 MB, whatever the vocabulary.
+# To score a prompt the logits of many places are wanted: 16 M floats are 64 MB, whatever the vocabulary.
 MAX_LOGITS_OF_PASS = 16 * 1024 * 1024
-MIN_CHUNK_TOKENS = 16
+MIN_SCORED_TOKENS = 16
 
 
 class Batch:
@@ -43,6 +44,8 @@ class Batch:
         self._decoding: list[Running] = []
         self._reading: deque[Running] = deque()
         self._owners: list[Running | None] = [None] * slots.num_rows
+        self._leftovers = Leftovers(slots.num_rows)
+        self._least_reused = MIN_REUSED_TOKENS[loaded.device]
         unnoticed = UNNOTICED_PARAMETER_TOKENS // max(1, loaded.num_parameters)
         self._chunk_beside = min(max(unnoticed, CHUNK_BESIDE_TOKENS), CHUNK_ALONE_TOKENS)
 
@@ -82,8 +85,8 @@ class Batch:
             raise ValueError(f"{num_wanted} tokens are more than the longest text, {self._slots.shape.max_len_tokens}")
         if not self._fits(num_wanted):
             self._arrange(self._row_len_with(num_wanted))
-        # From the end: the rows at the front are for those that decode.
-        row = max(number for number, owner in enumerate(self._owners) if owner is None)
+        free = [row for row, owner in enumerate(self._owners) if owner is None]
+        row = self._leftovers.place_for(ask.prompt_ids, free, least=self._least_reused)
         running = Running(ask=ask, row=row, sampler=Sampler(ask.sampling, ask.prompt_ids))
         self._owners[row] = running
         self._reading.append(running)
@@ -103,26 +106,37 @@ class Batch:
         targets = [*range(len(self._decoding)), *(num_rows - 1 - place for place in range(len(self._reading)))]
         for running, target in zip(self, targets, strict=True):
             removals.append(Removal(source=running.row, target=target, num_tokens=running.num_stored))
-            owners[target], running.row = running, target
+            owners[target] = running
+        kept = [row for row in self._leftovers.newest_first() if self._owners[row] is None]
+        free = [row for row in reversed(range(num_rows)) if owners[row] is None]
+        leftovers = Leftovers(num_rows)
+        for row, target in reversed(list(zip(kept, free, strict=False))):
+            tokens = self._leftovers[row][:row_len_tokens]
+            removals.append(Removal(source=row, target=target, num_tokens=len(tokens)))
+            leftovers.put(target, tokens)
         self._slots.arrange(row_len_tokens, removals)
-        self._owners = owners
+        for running, target in zip(self, targets, strict=True):
+            running.row = target
+        self._owners, self._leftovers = owners, leftovers
 
     def leave(self, running: Running) -> None:
         """End a request, whatever its state. Safe to call twice."""
         if self._owners[running.row] is not running:
             return
         running.is_over = True
-        self._owners[running.row] = None
         if running in self._reading:
             self._reading.remove(running)
             if running.num_unread:  # no logits of what it read were seen: they may not be finite
                 self._slots.clear(running.row, running.num_stored)
-            return
-        last = self._decoding.pop()
-        if last is not running:
-            self._slots.move(last.row, running.row, last.num_stored)
-            self._owners[last.row], self._owners[running.row] = None, last
-            self._decoding[running.row], last.row = last, running.row
+                running.num_stored = 0
+        else:
+            last = self._decoding[-1]
+            if last is not running:
+                self._decoding[running.row] = last
+                self._change_places(last, running.row)
+            self._decoding.pop()
+        self._owners[running.row] = None
+        self._leftovers.put(running.row, running.stored_tokens())
 
     def drop_all(self) -> list[Running]:
         """End every request, after a pass that failed; the rows are as new."""
@@ -130,7 +144,7 @@ class Batch:
         for running in dropped:
             running.is_over = True
             self._slots.clear(running.row)
-        self._owners = [None] * len(self._owners)
+        self._owners, self._leftovers = [None] * len(self._owners), Leftovers(len(self._owners))
         self._decoding, self._reading = [], deque()
         return dropped
 
@@ -154,7 +168,10 @@ class Batch:
         ready: list[tuple[Running, int]] = []
         first = 0
         for running, piece, num_logits in zip(concerned, pieces, packed.logits_of, strict=True):
-            running.events = []
+            if running.num_reused and piece.past == running.num_reused:
+                running.events = [PromptReused(num_tokens=running.num_reused)]
+            else:
+                running.events = []
             running.num_stored += len(piece.tokens)
             own_NV = logits_NV[first : first + num_logits]
             first += num_logits
@@ -169,15 +186,36 @@ class Batch:
         concerned = list(self._decoding)
         pieces = [running.piece(1) for running in concerned]
         left = self._chunk_beside if self._decoding else CHUNK_ALONE_TOKENS
-        if any(running.ask.scores_prompt for running in self._reading):
-            left = max(MIN_CHUNK_TOKENS, min(left, MAX_LOGITS_OF_PASS // self._loaded.vocab_size))
+        left_logits = max(MIN_SCORED_TOKENS, MAX_LOGITS_OF_PASS // self._loaded.vocab_size)
+        begun: list[Running] = []
         for running in self._reading:
-            if left <= 0:
+            if left <= 0 or left_logits <= 0:
                 break
-            concerned.append(running)
-            pieces.append(running.piece(left))
+            if running.num_stored == 0 and not self._begin_reading(running, begun):
+                continue
+            begun.append(running)
+            pieces.append(running.piece(left, left_logits))
             left -= len(pieces[-1].tokens)
-        return concerned, pieces
+            left_logits -= pieces[-1].num_logits
+        return concerned + begun, pieces
+
+    def _begin_reading(self, running: Running, begun: Sequence[Running]) -> bool:
+        """Copy what another row has of its beginning; not yet, and False, where those before it read more of it now."""
+        prompt_ids, least = running.ask.prompt_ids[: running.num_reusable], self._least_reused
+        shared = [num_common(prompt_ids, self._held_in(row), least=least) for row in range(len(self._owners))]
+        coming = max((num_common(prompt_ids, one.ask.prompt_ids, least=least) for one in begun), default=0)
+        num_shared = max(shared)
+        if coming >= num_shared + least:
+            return False
+        if num_shared > shared[running.row]:
+            self._slots.move(shared.index(num_shared), running.row, num_shared)
+        running.num_stored = running.num_reused = num_shared
+        self._leftovers.put(running.row, ())
+        return True
+
+    def _held_in(self, row: int) -> tuple[int, ...]:
+        owner = self._owners[row]
+        return owner.stored_tokens() if owner is not None and owner.num_stored else self._leftovers[row]
 
     def forward(self, packed: Pack) -> torch.Tensor:
         """Raw logits in float32, of the tokens that want them."""
@@ -194,16 +232,18 @@ class Batch:
 
     def _score_prompt(self, running: Running, piece: Piece, logits_NV: torch.Tensor) -> None:
         ask = running.ask
-        if not piece.wants_all:
+        if ask.scores_from is None or not piece.num_logits or running.made:
             return
-        following = ask.prompt_ids[piece.past + 1 : piece.past + 1 + len(piece.tokens)]
+        end = piece.past + len(piece.tokens)
+        following = ask.prompt_ids[end - piece.num_logits + 1 : end + 1]
         try:
             running.scores += score_tokens(logits_NV[: len(following)], following, ask.num_top_logprobs or 0)
         except FloatingPointError as error:
             self._fail(running, error)
             return
         if not running.num_unread:
-            running.events.append(PromptScored(scores=tuple(running.scores)))
+            unscored = (None,) * (len(ask.prompt_ids) - 1 - len(running.scores))
+            running.events.append(PromptScored(scores=(*unscored, *running.scores)))
 
     def _make_tokens(self, ready: Sequence[tuple[Running, int]], logits_NV: torch.Tensor) -> None:
         """Choose the next token of every request that has logits for it, in the rows that are named."""
@@ -253,6 +293,7 @@ class Batch:
         running.events.append(Failed(because=f"the model failed on this request ({type(error).__name__}: {error})"))
         running.is_over = True
         self._slots.clear(running.row, running.num_stored)
+        running.num_stored = 0
 
     def _settle(self, concerned: Sequence[Running]) -> None:
         """Let those go that have ended, and those decode whose prompt is read."""
@@ -268,11 +309,14 @@ class Batch:
         other, old = self._owners[row], running.row
         if row == old:
             return
-        if other is None:
-            self._slots.move(old, row, running.num_stored)
+        num_there = max(len(self._leftovers[row]), other.num_stored if other is not None else 0)
+        if num_there:
+            self._slots.swap(old, row, max(running.num_stored, num_there))
         else:
-            self._slots.swap(old, row, max(running.num_stored, other.num_stored))
+            self._slots.move(old, row, running.num_stored)
+        if other is not None:
             other.row = old
+        self._leftovers.swap(old, row)
         self._owners[old], self._owners[row] = other, running
         running.row = row
 

@@ -17,6 +17,7 @@ from server.engine import listening
 from server.engine.checkpoint_files import inspect
 from server.engine.offline import go_offline
 from server.engine_spec import EngineSpec
+from server.garbage import nothing_to_collect
 
 _INTERRUPTED = 130
 
@@ -48,9 +49,10 @@ def _run(options: argparse.Namespace) -> int:
         listening.listen_on_uds(Path(spec.uds)) if spec.uds else listening.listen_on_tcp(options.host, options.port)
     )
     with place as listener:
-        from server.engine import launching
+        with nothing_to_collect():
+            from server.engine import launching
 
-        running = launching.load(spec, since=since)
+            running = launching.load(spec, since=since)
         return launching.serve(running, listener, on_ready=lambda: _say_ready(spec, listener))
 
 

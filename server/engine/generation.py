@@ -31,7 +31,7 @@ def generate(loaded: LoadedModel, ask: Ask) -> Iterator[list[Event]]:
     """
     forward = _Forward(loaded)
     sampler = Sampler(ask.sampling, ask.prompt_ids)
-    if ask.scores_prompt:
+    if ask.scores_from is not None:
         logits_V = yield from _read_scoring(forward, ask)
     else:
         logits_V = yield from _read(forward, ask)
@@ -138,7 +138,8 @@ def _read_scoring(forward: _Forward, ask: Ask) -> Generator[list[Event], None, t
         following = ask.prompt_ids[len(scores) + 1 : len(scores) + 1 + len(chunk)]
         scores += score_tokens(logits_TV[: len(following)], following, ask.num_top_logprobs or 0)
         yield []
-    yield [PromptScored(scores=tuple(scores))]
+    num_unscored = min(len(scores), (ask.scores_from or 1) - 1)
+    yield [PromptScored(scores=(*[None] * num_unscored, *scores[num_unscored:]))]
     return logits_TV[-1]
 
 

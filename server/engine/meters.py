@@ -25,6 +25,11 @@ class Meters:
         stored = Gauge("relay_engine_kv_used_tokens", "Tokens whose keys and values are kept.", registry=self.registry)
         stored.set_function(lambda: engine.num_stored_tokens)
         self.prompt_tokens = Counter("relay_engine_prompt_tokens", "Prompt tokens taken in.", registry=self.registry)
+        self.reused_tokens = Counter(
+            "relay_engine_reused_prompt_tokens",
+            "Prompt tokens that were not read again, since another request began alike.",
+            registry=self.registry,
+        )
         self.tokens = Counter("relay_engine_generated_tokens", "Tokens generated.", registry=self.registry)
         self.requests = Counter(
             "relay_engine_requests",

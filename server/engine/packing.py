@@ -18,14 +18,13 @@ class Piece:
     Attributes:
         row: Where its keys and values lie.
         past: Tokens of it that are there already.
-        wants_all: Whether the logits of all its tokens are wanted, and not only of the last.
+        num_logits: Of how many of its last tokens the logits are wanted.
     """
 
     row: int
     past: int
     tokens: tuple[int, ...]
-    wants_logits: bool = True
-    wants_all: bool = False
+    num_logits: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +74,7 @@ def pack(pieces: Sequence[Piece], *, num_decoding: int, row_len_tokens: int, dev
         positions += range(piece.past, piece.past + len(piece.tokens))
         first = piece.row * row_len_tokens + piece.past
         places += range(first, first + len(piece.tokens))
-        if piece.wants_logits:
-            kept += range(start, end) if piece.wants_all else [end - 1]
+        kept += range(end - piece.num_logits, end)
         if number >= num_decoding:
             segments.append(Segment(row=piece.row, past=piece.past, start=start, end=end))
     kept = kept or [len(tokens) - 1]  # a model computes the logits of all tokens when it is asked for none
@@ -95,7 +93,5 @@ def pack(pieces: Sequence[Piece], *, num_decoding: int, row_len_tokens: int, dev
         mask_BL=mask_BL,
         segments=tuple(segments),
         kept_N=torch.tensor(kept, device=device),
-        logits_of=tuple(
-            0 if not piece.wants_logits else len(piece.tokens) if piece.wants_all else 1 for piece in pieces
-        ),
+        logits_of=tuple(piece.num_logits for piece in pieces),
     )

@@ -79,7 +79,9 @@ def _of_prompt(
                 max_new_tokens=min(DEFAULT_COMPLETION_TOKENS, room) if wanted is None else wanted,
                 sampling=sampling,
                 num_top_logprobs=request.logprobs,
-                scores_prompt=bool(request.echo) and request.logprobs is not None,
+                scores_from=max(1, request.logprob_start_len)
+                if request.echo and request.logprobs is not None
+                else None,
                 scores_end=request.logprobs is not None,
             ),
             echo=echo,

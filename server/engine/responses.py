@@ -68,11 +68,16 @@ def close_all(answers: Sequence[Answering]) -> None:
         answering.close()
 
 
-def usage_of(answers: Sequence[Answering]) -> dict[str, int]:
+def usage_of(answers: Sequence[Answering]) -> dict[str, Any]:
     """Token counts, as OpenAI's clients read them; a prompt with several answers counts once."""
-    prompts = {id(one.ask.prompt_ids): len(one.ask.prompt_ids) for one in answers if one.ask.sampling.choice == 0}
-    prompt, made = sum(prompts.values()), sum(one.transcript.num_tokens for one in answers)
-    return {"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made}
+    first = [one for one in answers if one.ask.sampling.choice == 0]
+    prompt, made = sum(len(one.ask.prompt_ids) for one in first), sum(one.transcript.num_tokens for one in answers)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": made,
+        "total_tokens": prompt + made,
+        "prompt_tokens_details": {"cached_tokens": sum(one.num_reused_tokens for one in first)},
+    }
 
 
 async def _events(

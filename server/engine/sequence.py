@@ -20,6 +20,7 @@ class Running:
 
     Attributes:
         num_stored: Its tokens whose keys and values are in its row.
+        num_reused: Those of them that another request had computed.
         made: Tokens that it made so far.
         events: What came of the last pass.
     """
@@ -28,6 +29,7 @@ class Running:
     row: int
     sampler: Sampler
     num_stored: int = 0
+    num_reused: int = 0
     made: list[int] = field(default_factory=list)
     scores: list[TokenScore] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
@@ -43,16 +45,27 @@ class Running:
         """Prompt tokens that no pass has seen yet."""
         return max(0, len(self.ask.prompt_ids) - self.num_stored)
 
-    def piece(self, limit: int) -> Piece:
-        """Its next tokens, at most `limit` of its prompt."""
+    @property
+    def num_reusable(self) -> int:
+        """Prompt tokens before the first whose logits are wanted, which score the next one."""
+        last = len(self.ask.prompt_ids) - 1
+        return last if self.ask.scores_from is None else min(last, self.ask.scores_from - 1)
+
+    def stored_tokens(self, limit: int | None = None) -> tuple[int, ...]:
+        """The first tokens whose keys and values are in its row."""
+        end = self.num_stored if limit is None else min(limit, self.num_stored)
+        prompt_ids = self.ask.prompt_ids
+        return prompt_ids[:end] if end <= len(prompt_ids) else (*prompt_ids, *self.made)[:end]
+
+    def piece(self, limit: int, max_logits: int = 1) -> Piece:
+        """Its next tokens, at most `limit` of its prompt, and so many that no more logits are wanted."""
         if not self.num_unread:
             return Piece(row=self.row, past=self.num_stored, tokens=(self.made[-1],))
-        tokens = self.ask.prompt_ids[self.num_stored : self.num_stored + limit]
-        is_last = len(tokens) == self.num_unread
+        first = max(self.num_stored, self.num_reusable)
+        end = min(len(self.ask.prompt_ids), self.num_stored + limit, first + max_logits)
         return Piece(
             row=self.row,
             past=self.num_stored,
-            tokens=tokens,
-            wants_logits=is_last or self.ask.scores_prompt,
-            wants_all=self.ask.scores_prompt,
+            tokens=self.ask.prompt_ids[self.num_stored : end],
+            num_logits=max(0, end - first),
         )

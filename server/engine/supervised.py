@@ -9,6 +9,7 @@ from registry_hooks import events
 from registry_hooks.errors import RelayError
 from server.engine.offline import go_offline
 from server.engine_spec import EngineEvent
+from server.garbage import nothing_to_collect
 from server.parent import Parent
 
 
@@ -22,13 +23,14 @@ def main(arguments: list[str]) -> int:
     try:
         events.configure()
         go_offline()
-        from server.engine import launching, listening, warm_imports
+        with nothing_to_collect():
+            from server.engine import launching, listening, warm_imports
 
-        warm_imports.touch()
-        parent.tell(EngineEvent(event="imported"))
-        spec, since = parent.wait_for_spec()
-        stage = "load"
-        engine = launching.load(spec, since=since)
+            warm_imports.touch()
+            parent.tell(EngineEvent(event="imported"))
+            spec, since = parent.wait_for_spec()
+            stage = "load"
+            engine = launching.load(spec, since=since)
         parent.tell(EngineEvent(event="loaded", ready=engine.ready()))
         stage = "listen"
         with listening.listen_on_uds(Path(spec.uds)) as listener:

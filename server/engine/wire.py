@@ -112,12 +112,18 @@ class ChatRequest(_Request):
 
 
 class CompletionRequest(_Request):
-    """Body of `POST /v1/completions`. A prompt is text or token ids; there may be several."""
+    """Body of `POST /v1/completions`. A prompt is text or token ids; there may be several.
+
+    Attributes:
+        logprob_start_len: Of an echoed prompt, the first token whose log-probability is wanted; those before it get
+            null, and what is known of them already is not computed again. Named as in SGLang.
+    """
 
     prompt: Annotated[list[str | list[int]], Field(min_length=1, max_length=MAX_PROMPTS)]
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    logprob_start_len: Annotated[int, Field(ge=0, lt=_INT64)] = 0
 
 
 _AnyRequest = TypeVar("_AnyRequest", ChatRequest, CompletionRequest)

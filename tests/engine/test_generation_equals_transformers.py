@@ -98,7 +98,7 @@ def test_prompt_logprobs_sum_to_the_models_loss(
 ) -> None:
     monkeypatch.setattr(generation, "MAX_LOGITS_OF_CHUNK", chunk_logits)
     prompt = torch.randint(0, 256, (1, 77), generator=torch.Generator().manual_seed(0))
-    ask = Ask(prompt_ids=tuple(prompt[0].tolist()), max_new_tokens=0, num_top_logprobs=3, scores_prompt=True)
+    ask = Ask(prompt_ids=tuple(prompt[0].tolist()), max_new_tokens=0, num_top_logprobs=3, scores_from=1)
     scored, finished = events_of(loaded, ask)
     with torch.inference_mode():
         loss = float(loaded.model(prompt, labels=prompt).loss)
@@ -117,7 +117,7 @@ def test_scores_of_made_tokens_are_those_of_the_same_text_as_a_prompt(loaded: Lo
     ask = Ask(prompt_ids=(72, 105), max_new_tokens=8, sampling=GREEDY, num_top_logprobs=1)
     made = [event for event in events_of(loaded, ask) if isinstance(event, TokenMade)]
     text = (72, 105, *(event.token_id for event in made))
-    read = events_of(loaded, Ask(prompt_ids=text, max_new_tokens=0, num_top_logprobs=1, scores_prompt=True))[0]
+    read = events_of(loaded, Ask(prompt_ids=text, max_new_tokens=0, num_top_logprobs=1, scores_from=1))[0]
 
     assert isinstance(read, PromptScored)
     for event, again in zip(made, read.scores[1:], strict=True):
@@ -127,6 +127,6 @@ def test_scores_of_made_tokens_are_those_of_the_same_text_as_a_prompt(loaded: Lo
 
 
 def test_a_prompt_of_one_token_has_nothing_to_score(loaded: LoadedModel) -> None:
-    ask = Ask(prompt_ids=(65,), max_new_tokens=0, num_top_logprobs=0, scores_prompt=True)
+    ask = Ask(prompt_ids=(65,), max_new_tokens=0, num_top_logprobs=0, scores_from=1)
 
     assert events_of(loaded, ask) == [PromptScored(scores=()), Finished(reason="length")]

@@ -56,7 +56,12 @@ class TestAnswers:
         assert (body["model"], body["system_fingerprint"]) == ("demo", "v1-abc")
         assert body["choices"][0]["message"]["role"] == "assistant"
         assert body["choices"][0]["finish_reason"] == "length"
-        assert body["usage"] == {"prompt_tokens": 5, "completion_tokens": 4, "total_tokens": 9}
+        assert body["usage"] == {
+            "prompt_tokens": 5,
+            "completion_tokens": 4,
+            "total_tokens": 9,
+            "prompt_tokens_details": {"cached_tokens": 0},
+        }
 
     def test_a_stream_says_what_the_whole_answer_says(self, api: Any) -> None:
         whole = api.chat(temperature=0, max_tokens=30).json()["choices"][0]
