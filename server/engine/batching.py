@@ -20,10 +20,10 @@ from server.engine.attention import Pass
 from server.engine.generation import score_tokens
 from server.engine.loading import LoadedModel
 from server.engine.packing import Pack, Piece, pack
-from server.engine.reuse import MIN_REUSED_TOKENS, Leftovers, num_common
+from server.engine.rows import Rows
 from server.engine.sampling import Sampler, pick_all
 from server.engine.sequence import Running, tokens_of
-from server.engine.slots import Removal, Slots
+from server.engine.slots import Slots, SlotShape
 
 # Prompt tokens of one pass: few while others stream, since their next token waits for it; many when nobody does, or
 # when the model is so small that nobody would notice.
@@ -40,23 +40,24 @@ class Batch:
 
     def __init__(self, loaded: LoadedModel, slots: Slots) -> None:
         self._loaded = loaded
-        self._slots = slots
+        self._rows = Rows(slots, device=loaded.device)
         self._decoding: list[Running] = []
         self._reading: deque[Running] = deque()
-        self._owners: list[Running | None] = [None] * slots.num_rows
-        self._leftovers = Leftovers(slots.num_rows)
-        self._least_reused = MIN_REUSED_TOKENS[loaded.device]
         unnoticed = UNNOTICED_PARAMETER_TOKENS // max(1, loaded.num_parameters)
         self._chunk_beside = min(max(unnoticed, CHUNK_BESIDE_TOKENS), CHUNK_ALONE_TOKENS)
 
     @property
     def num_rows(self) -> int:
         """How many requests may run at once, with rows as long as they are now."""
-        return len(self._owners)
+        return len(self._rows.owners)
+
+    @property
+    def _shape(self) -> SlotShape:
+        return self._rows.slots.shape
 
     @property
     def num_places(self) -> int:
-        return self._slots.shape.num_places
+        return self._shape.num_places
 
     @property
     def num_stored_tokens(self) -> int:
@@ -69,10 +70,10 @@ class Batch:
     def has_room(self, ask: Ask) -> bool:
         """Whether `join` may be called now; True also for a request that can never fit, so that it hears of it."""
         num_wanted = tokens_of(ask)
-        if num_wanted > self._slots.shape.max_len_tokens or self._fits(num_wanted):
+        if num_wanted > self._shape.max_len_tokens or self._rows.have_room(num_wanted):
             return True
         num_running = len(self._decoding) + len(self._reading)
-        return num_running < self._slots.shape.num_rows(self._row_len_with(num_wanted))
+        return num_running < self._shape.num_rows(self._row_len_with(num_wanted))
 
     def join(self, ask: Ask) -> Running:
         """Begin a request; there must be room.
@@ -81,70 +82,41 @@ class Batch:
             ValueError: It is longer than any row can be.
         """
         num_wanted = tokens_of(ask)
-        if num_wanted > self._slots.shape.max_len_tokens:
-            raise ValueError(f"{num_wanted} tokens are more than the longest text, {self._slots.shape.max_len_tokens}")
-        if not self._fits(num_wanted):
-            self._arrange(self._row_len_with(num_wanted))
-        free = [row for row, owner in enumerate(self._owners) if owner is None]
-        row = self._leftovers.place_for(ask.prompt_ids, free, least=self._least_reused)
-        running = Running(ask=ask, row=row, sampler=Sampler(ask.sampling, ask.prompt_ids))
-        self._owners[row] = running
+        if num_wanted > self._shape.max_len_tokens:
+            raise ValueError(f"{num_wanted} tokens are more than the longest text, {self._shape.max_len_tokens}")
+        if not self._rows.have_room(num_wanted):
+            self._rows.arrange(self._row_len_with(num_wanted), self._decoding, self._reading)
+        row = self._rows.take(ask.prompt_ids)
+        running = self._rows.owners[row] = Running(ask=ask, row=row, sampler=Sampler(ask.sampling, ask.prompt_ids))
         self._reading.append(running)
         return running
 
-    def _fits(self, num_wanted: int) -> bool:
-        return num_wanted <= self._slots.row_len_tokens and None in self._owners
-
     def _row_len_with(self, num_wanted: int) -> int:
-        return self._slots.shape.row_len_for(max(num_wanted, *(one.num_wanted for one in self), 1))
-
-    def _arrange(self, row_len_tokens: int) -> None:
-        """Make rows of another length: those that decode stay in front, those that read go to the end."""
-        num_rows = self._slots.shape.num_rows(row_len_tokens)
-        owners: list[Running | None] = [None] * num_rows
-        removals = []
-        targets = [*range(len(self._decoding)), *(num_rows - 1 - place for place in range(len(self._reading)))]
-        for running, target in zip(self, targets, strict=True):
-            removals.append(Removal(source=running.row, target=target, num_tokens=running.num_stored))
-            owners[target] = running
-        kept = [row for row in self._leftovers.newest_first() if self._owners[row] is None]
-        free = [row for row in reversed(range(num_rows)) if owners[row] is None]
-        leftovers = Leftovers(num_rows)
-        for row, target in reversed(list(zip(kept, free, strict=False))):
-            tokens = self._leftovers[row][:row_len_tokens]
-            removals.append(Removal(source=row, target=target, num_tokens=len(tokens)))
-            leftovers.put(target, tokens)
-        self._slots.arrange(row_len_tokens, removals)
-        for running, target in zip(self, targets, strict=True):
-            running.row = target
-        self._owners, self._leftovers = owners, leftovers
+        return self._shape.row_len_for(max(num_wanted, *(one.num_wanted for one in self), 1))
 
     def leave(self, running: Running) -> None:
         """End a request, whatever its state. Safe to call twice."""
-        if self._owners[running.row] is not running:
+        if self._rows.owners[running.row] is not running:
             return
         running.is_over = True
         if running in self._reading:
             self._reading.remove(running)
             if running.num_unread:  # no logits of what it read were seen: they may not be finite
-                self._slots.clear(running.row, running.num_stored)
-                running.num_stored = 0
+                self._rows.clear(running)
         else:
             last = self._decoding[-1]
             if last is not running:
                 self._decoding[running.row] = last
-                self._change_places(last, running.row)
+                self._rows.move(last, running.row)
             self._decoding.pop()
-        self._owners[running.row] = None
-        self._leftovers.put(running.row, running.stored_tokens())
+        self._rows.give_back(running)
 
     def drop_all(self) -> list[Running]:
         """End every request, after a pass that failed; the rows are as new."""
         dropped = list(self)
         for running in dropped:
             running.is_over = True
-            self._slots.clear(running.row)
-        self._owners, self._leftovers = [None] * len(self._owners), Leftovers(len(self._owners))
+        self._rows.forget()
         self._decoding, self._reading = [], deque()
         return dropped
 
@@ -161,7 +133,7 @@ class Batch:
         packed = pack(
             pieces,
             num_decoding=len(self._decoding),
-            row_len_tokens=self._slots.row_len_tokens,
+            row_len_tokens=self._rows.slots.row_len_tokens,
             device=self._loaded.device,
         )
         logits_NV = self.forward(packed)
@@ -191,31 +163,13 @@ class Batch:
         for running in self._reading:
             if left <= 0 or left_logits <= 0:
                 break
-            if running.num_stored == 0 and not self._begin_reading(running, begun):
+            if running.num_stored == 0 and not self._rows.begin(running, begun):
                 continue
             begun.append(running)
             pieces.append(running.piece(left, left_logits))
             left -= len(pieces[-1].tokens)
             left_logits -= pieces[-1].num_logits
         return concerned + begun, pieces
-
-    def _begin_reading(self, running: Running, begun: Sequence[Running]) -> bool:
-        """Copy what another row has of its beginning; not yet, and False, where those before it read more of it now."""
-        prompt_ids, least = running.ask.prompt_ids[: running.num_reusable], self._least_reused
-        shared = [num_common(prompt_ids, self._held_in(row), least=least) for row in range(len(self._owners))]
-        coming = max((num_common(prompt_ids, one.ask.prompt_ids, least=least) for one in begun), default=0)
-        num_shared = max(shared)
-        if coming >= num_shared + least:
-            return False
-        if num_shared > shared[running.row]:
-            self._slots.move(shared.index(num_shared), running.row, num_shared)
-        running.num_stored = running.num_reused = num_shared
-        self._leftovers.put(running.row, ())
-        return True
-
-    def _held_in(self, row: int) -> tuple[int, ...]:
-        owner = self._owners[row]
-        return owner.stored_tokens() if owner is not None and owner.num_stored else self._leftovers[row]
 
     def forward(self, packed: Pack) -> torch.Tensor:
         """Raw logits in float32, of the tokens that want them."""
@@ -224,7 +178,7 @@ class Batch:
             input_ids=packed.ids_1T,
             position_ids=packed.positions_1T,
             use_cache=False,
-            relay=Pass(pack=packed, slots=self._slots),
+            relay=Pass(pack=packed, slots=self._rows.slots),
             **keep,
         )
         logits_NV: torch.Tensor = output.logits[0] if keep else output.logits[0][packed.kept_N]
@@ -292,8 +246,7 @@ class Batch:
     def _fail(self, running: Running, error: Exception) -> None:
         running.events.append(Failed(because=f"the model failed on this request ({type(error).__name__}: {error})"))
         running.is_over = True
-        self._slots.clear(running.row, running.num_stored)
-        running.num_stored = 0
+        self._rows.clear(running)
 
     def _settle(self, concerned: Sequence[Running]) -> None:
         """Let those go that have ended, and those decode whose prompt is read."""
@@ -302,23 +255,8 @@ class Batch:
                 self.leave(running)
         for running in [one for one in self._reading if not one.num_unread]:
             self._reading.remove(running)
-            self._change_places(running, len(self._decoding))
+            self._rows.move(running, len(self._decoding))
             self._decoding.append(running)
-
-    def _change_places(self, running: Running, row: int) -> None:
-        other, old = self._owners[row], running.row
-        if row == old:
-            return
-        num_there = max(len(self._leftovers[row]), other.num_stored if other is not None else 0)
-        if num_there:
-            self._slots.swap(old, row, max(running.num_stored, num_there))
-        else:
-            self._slots.move(old, row, running.num_stored)
-        if other is not None:
-            other.row = old
-        self._leftovers.swap(old, row)
-        self._owners[old], self._owners[row] = other, running
-        running.row = row
 
 
 def _rows(logits_NV: torch.Tensor, rows: list[int]) -> torch.Tensor:

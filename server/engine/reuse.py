@@ -6,7 +6,7 @@ tokens before them only, so whoever has the same beginning may have a copy. Pure
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 # Copying takes two small operations a layer, whatever the length: shorter beginnings are read as fast.
 MIN_REUSED_TOKENS = {"cpu": 8, "cuda": 64}
@@ -39,13 +39,17 @@ class Leftovers:
         held = [row for row, tokens in enumerate(self._tokens) if tokens]
         yield from sorted(held, key=lambda row: -self._left_at[row])
 
-    def place_for(self, prompt_ids: Sequence[int], rows: Iterable[int], *, least: int) -> int:
+    def place_for(self, prompt_ids: Sequence[int], rows: Sequence[int], *, least: int) -> int:
         """Which of some free rows a new request takes: one that it mostly continues, else the one longest unused."""
-        rows = list(rows)
-        shared = {row: num_common(prompt_ids, self._tokens[row], least=least) for row in rows}
-        continued = [row for row in rows if shared[row] and 2 * shared[row] >= len(self._tokens[row])]
-        if continued:
-            return max(continued, key=lambda row: shared[row])
+        most, best = 0, None
+        for row in rows:
+            tokens = self._tokens[row]
+            if tokens[:least] == prompt_ids[:least]:
+                num_shared = num_common(prompt_ids, tokens, least=least)
+                if num_shared > most and 2 * num_shared >= len(tokens):
+                    most, best = num_shared, row
+        if best is not None:
+            return best
         return min(rows, key=lambda row: (self._left_at[row], -row))
 
 

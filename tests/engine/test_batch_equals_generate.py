@@ -212,13 +212,13 @@ def test_the_budget_bounds_the_rows() -> None:
 def owners_are_right(batch: Batch) -> bool:
     """Every request is in a row of its own that is long enough, those that decode in the first rows without a hole."""
     rows = [running.row for running in batch]
-    owned = {row: owner for row, owner in enumerate(batch._owners) if owner is not None}
+    owned = {row: owner for row, owner in enumerate(batch._rows.owners) if owner is not None}
     return (
         sorted(rows) == sorted(owned)
         and all(owned[running.row] is running for running in batch)
         and rows[: len(batch._decoding)] == list(range(len(batch._decoding)))
-        and all(tokens_of(running.ask) <= batch._slots.row_len_tokens for running in batch)
-        and len(batch._owners) * batch._slots.row_len_tokens <= batch.num_places
+        and all(tokens_of(running.ask) <= batch._rows.slots.row_len_tokens for running in batch)
+        and len(batch._rows.owners) * batch._rows.slots.row_len_tokens <= batch.num_places
     )
 
 
