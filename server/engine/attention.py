@@ -7,7 +7,9 @@ rows and lets each token see its own request only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from server.engine.packing import Pack, Segment
+from server.engine.row_groups import RowGroup
 from server.engine.slots import Slots
 
 NAME = "relay_packed"
@@ -26,12 +29,31 @@ class UnsupportedAttentionError(Exception):
     """The model's attention is of another kind than this engine batches."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Pass:
-    """What the attention function needs beside the tensors; models hand it down as the keyword `relay`."""
+    """What the attention function needs beside the tensors; models hand it down as the keyword `relay`.
+
+    What all layers need is made once, when the first of them asks.
+    """
 
     pack: Pack
     slots: Slots
+    _masks: dict[tuple[RowGroup | Segment, int | None], torch.Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def places_KT(self) -> torch.Tensor:
+        return self.slots.places(self.pack.rows_T, self.pack.positions_1T[0])
+
+    def mask(self, of: RowGroup | Segment, window: int | None, dtype: torch.dtype) -> torch.Tensor:
+        """What is added to the scores: 0 where a token may look, else minus infinity."""
+        if (of, window) not in self._masks:
+            lengths_B = self.pack.lengths_B
+            if isinstance(of, RowGroup):
+                seen = _seen_by_rows(lengths_B[of.first : of.end], of.longest, window)[:, None, None]
+            else:
+                seen = _seen_by_prompt(of, window, lengths_B.device)
+            self._masks[of, window] = torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, -math.inf)
+        return self._masks[of, window]
 
 
 def packed_attention(
@@ -56,56 +78,58 @@ def packed_attention(
             raise UnsupportedAttentionError(f"its attention takes {name}")
     slots, pack = relay.slots, relay.pack
     layer = module.layer_idx
-    slots.write(layer, pack.places_T, key_1KTD[0].transpose(0, 1), value_1KTD[0].transpose(0, 1))
+    slots.write(layer, relay.places_KT, key_1KTD[0], value_1KTD[0])
     output_THD = query_1HTD.new_empty(query_1HTD.shape[2], query_1HTD.shape[1], query_1HTD.shape[3])
-    num_decoding = pack.num_decoding
-    if num_decoding:
-        output_THD[:num_decoding] = _decode(query_1HTD[0, :, :num_decoding], relay, layer, scaling, sliding_window)
+    for group in pack.groups:
+        query_HBD = query_1HTD[0, :, group.first : group.end]
+        output_THD[group.first : group.end] = _decode(query_HBD, group, relay, layer, scaling, sliding_window)
     for segment in pack.segments:
         query_HSD = query_1HTD[0, :, segment.start : segment.end]
-        output_THD[segment.start : segment.end] = _read(query_HSD, segment, slots, layer, scaling, sliding_window)
+        output_THD[segment.start : segment.end] = _read(query_HSD, segment, relay, layer, scaling, sliding_window)
     return output_THD[None], None
 
 
 def _decode(
-    query_HBD: torch.Tensor, relay: Pass, layer: int, scaling: float | None, window: int | None
+    query_HBD: torch.Tensor, group: RowGroup, relay: Pass, layer: int, scaling: float | None, window: int | None
 ) -> torch.Tensor:
-    """One token of each of the rows 0..B-1, all in one call; the heads of a group stand in the place of tokens."""
-    pack, slots = relay.pack, relay.slots
-    num_rows, longest = pack.num_decoding, pack.longest
-    num_heads, head_dim = query_HBD.shape[0], query_HBD.shape[2]
-    keys_BKLD = slots.keys_RLKD[layer][:num_rows, :longest].transpose(1, 2)
-    values_BKLD = slots.values_RLKD[layer][:num_rows, :longest].transpose(1, 2)
+    """One token of each row of the group, all in one call; the heads that share keys stand in the place of tokens."""
+    num_heads, num_rows, head_dim = query_HBD.shape
+    keys_BKLD = relay.slots.keys_RKLD[layer][group.first : group.end, :, : group.longest]
+    values_BKLD = relay.slots.values_RKLD[layer][group.first : group.end, :, : group.longest]
     query_BKGD = query_HBD.transpose(0, 1).reshape(num_rows, keys_BKLD.shape[1], -1, head_dim)
-    mask_BL = pack.mask_BL
-    if window is not None and longest > window:
-        seen_BL = torch.arange(longest, device=query_HBD.device)[None] >= pack.lengths_B[:, None] - window
-        mask_BL = seen_BL if mask_BL is None else mask_BL & seen_BL
-    mask = None if mask_BL is None else mask_BL[:, None, None]
-    out_BKGD = scaled_dot_product_attention(query_BKGD, keys_BKLD, values_BKLD, attn_mask=mask, scale=scaling)
+    sees_all = group.shortest == group.longest and (window is None or group.longest <= window)
+    mask_B11L = None if sees_all else relay.mask(group, window, query_HBD.dtype)
+    out_BKGD = scaled_dot_product_attention(query_BKGD, keys_BKLD, values_BKLD, attn_mask=mask_B11L, scale=scaling)
     return out_BKGD.reshape(num_rows, num_heads, head_dim)
 
 
 def _read(
-    query_HSD: torch.Tensor, segment: Segment, slots: Slots, layer: int, scaling: float | None, window: int | None
+    query_HSD: torch.Tensor, segment: Segment, relay: Pass, layer: int, scaling: float | None, window: int | None
 ) -> torch.Tensor:
     """A piece of a prompt: its tokens see what is before them in their row."""
-    num_tokens, total = query_HSD.shape[1], segment.past + query_HSD.shape[1]
-    keys_1KLD = slots.keys_RLKD[layer][segment.row, :total].transpose(0, 1)[None]
-    values_1KLD = slots.values_RLKD[layer][segment.row, :total].transpose(0, 1)[None]
+    total = segment.past + query_HSD.shape[1]
+    keys_1KLD = relay.slots.keys_RKLD[layer][segment.row : segment.row + 1, :, :total]
+    values_1KLD = relay.slots.values_RKLD[layer][segment.row : segment.row + 1, :, :total]
     is_plain = segment.past == 0 and (window is None or total <= window)
-    mask_SL = None if is_plain else _causal_mask(num_tokens, segment.past, window, query_HSD.device)
+    mask_SL = None if is_plain else relay.mask(segment, window, query_HSD.dtype)
     out_1HSD = scaled_dot_product_attention(
         query_HSD[None], keys_1KLD, values_1KLD, attn_mask=mask_SL, is_causal=is_plain, scale=scaling, enable_gqa=True
     )
     return out_1HSD[0].transpose(0, 1)
 
 
-def _causal_mask(num_tokens: int, past: int, window: int | None, device: torch.device) -> torch.Tensor:
-    own_S1 = torch.arange(past, past + num_tokens, device=device)[:, None]
-    seen_1L = torch.arange(past + num_tokens, device=device)[None]
-    mask_SL = seen_1L <= own_S1
-    return mask_SL if window is None else mask_SL & (seen_1L > own_S1 - window)
+def _seen_by_rows(lengths_B: torch.Tensor, longest: int, window: int | None) -> torch.Tensor:
+    place_1L = torch.arange(longest, device=lengths_B.device)[None]
+    seen_BL = place_1L < lengths_B[:, None]
+    return seen_BL if window is None else seen_BL & (place_1L >= lengths_B[:, None] - window)
+
+
+def _seen_by_prompt(segment: Segment, window: int | None, device: torch.device) -> torch.Tensor:
+    total = segment.past + segment.end - segment.start
+    own_S1 = torch.arange(segment.past, total, device=device)[:, None]
+    place_1L = torch.arange(total, device=device)[None]
+    seen_SL = place_1L <= own_S1
+    return seen_SL if window is None else seen_SL & (place_1L > own_S1 - window)
 
 
 def install(model: Any) -> None:

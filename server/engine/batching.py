@@ -133,7 +133,7 @@ class Batch:
         packed = pack(
             pieces,
             num_decoding=len(self._decoding),
-            row_len_tokens=self._rows.slots.row_len_tokens,
+            call_places=self._rows.slots.call_places,
             device=self._loaded.device,
         )
         logits_NV = self.forward(packed)

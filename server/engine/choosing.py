@@ -83,7 +83,7 @@ def _prove(loaded: LoadedModel, rows: Slots, expected_NV: torch.Tensor) -> None:
     ]
     batch = Batch(loaded, rows)
     for pieces, num_decoding in ((reading, 0), (decoding, 2)):
-        packed = pack(pieces, num_decoding=num_decoding, row_len_tokens=rows.row_len_tokens, device=loaded.device)
+        packed = pack(pieces, num_decoding=num_decoding, call_places=rows.call_places, device=loaded.device)
         seen_NV = batch.forward(packed)
     for row in (0, 1):
         rows.clear(row)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
+from server.engine.row_groups import RowGroup, grouped
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
@@ -43,54 +45,51 @@ class Pack:
 
     Attributes:
         num_decoding: B.
-        longest: Tokens of the longest decoding row, the new one counted; 0 when none decodes.
-        mask_BL: Which places of the decoding rows may be seen, before any sliding window; None when all may.
+        lengths_B: Tokens of each decoding row, the new one counted.
+        groups: All decoding rows, cut into those that are read together.
         kept_N: Which tokens' logits are wanted; one at least.
         logits_of: How many rows of logits each piece gets, in the order of the pieces.
     """
 
     ids_1T: torch.Tensor
     positions_1T: torch.Tensor
-    places_T: torch.Tensor
+    rows_T: torch.Tensor
     num_decoding: int
-    longest: int
     lengths_B: torch.Tensor
-    mask_BL: torch.Tensor | None
+    groups: tuple[RowGroup, ...]
     segments: tuple[Segment, ...]
     kept_N: torch.Tensor
     logits_of: tuple[int, ...]
 
 
-def pack(pieces: Sequence[Piece], *, num_decoding: int, row_len_tokens: int, device: str) -> Pack:
-    """Lay pieces out for one pass; the first `num_decoding` are single tokens of rows 0..B-1, in that order."""
+def pack(pieces: Sequence[Piece], *, num_decoding: int, call_places: int, device: str) -> Pack:
+    """Lay pieces out for one pass; the first `num_decoding` are single tokens of rows 0..B-1, in that order.
+
+    Args:
+        call_places: What one more call of attention costs, as `grouped` wants it.
+    """
     tokens: list[int] = []
     positions: list[int] = []
-    places: list[int] = []
+    rows: list[int] = []
     kept: list[int] = []
     segments: list[Segment] = []
     for number, piece in enumerate(pieces):
         start, end = len(tokens), len(tokens) + len(piece.tokens)
         tokens += piece.tokens
         positions += range(piece.past, piece.past + len(piece.tokens))
-        first = piece.row * row_len_tokens + piece.past
-        places += range(first, first + len(piece.tokens))
+        rows += [piece.row] * len(piece.tokens)
         kept += range(end - piece.num_logits, end)
         if number >= num_decoding:
             segments.append(Segment(row=piece.row, past=piece.past, start=start, end=end))
     kept = kept or [len(tokens) - 1]  # a model computes the logits of all tokens when it is asked for none
     lengths = [piece.past + 1 for piece in pieces[:num_decoding]]
-    longest = max(lengths, default=0)
-    lengths_B = torch.tensor(lengths, device=device)
-    is_even = all(length == longest for length in lengths)
-    mask_BL = None if is_even else torch.arange(longest, device=device)[None] < lengths_B[:, None]
     return Pack(
         ids_1T=torch.tensor([tokens], device=device),
         positions_1T=torch.tensor([positions], device=device),
-        places_T=torch.tensor(places, device=device),
+        rows_T=torch.tensor(rows, device=device),
         num_decoding=num_decoding,
-        longest=longest,
-        lengths_B=lengths_B,
-        mask_BL=mask_BL,
+        lengths_B=torch.tensor(lengths, device=device),
+        groups=grouped(lengths, call_places=call_places),
         segments=tuple(segments),
         kept_N=torch.tensor(kept, device=device),
         logits_of=tuple(piece.num_logits for piece in pieces),

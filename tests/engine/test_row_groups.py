@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise, product
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.engine.attention import Pass, packed_attention
+from server.engine.packing import Piece, pack
+from server.engine.row_groups import grouped
+from server.engine.slots import Slots, SlotShape
+
+NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, ROW_LEN = 6, 2, 8, 32
+NEVER = 10**9
+
+lengths_of_rows = st.lists(st.integers(1, ROW_LEN), min_size=1, max_size=9)
+
+
+@given(lengths_of_rows, st.integers(0, 40))
+def test_groups_hold_all_rows_in_order_and_know_their_lengths(lengths: list[int], call_places: int) -> None:
+    groups = grouped(lengths, call_places=call_places)
+
+    assert [row for group in groups for row in range(group.first, group.end)] == list(range(len(lengths)))
+    for group in groups:
+        own = lengths[group.first : group.end]
+        assert (group.shortest, group.longest) == (min(own), max(own))
+
+
+def all_cuts(lengths: list[int]) -> Iterator[list[list[int]]]:
+    for inside in product((False, True), repeat=len(lengths) - 1):
+        edges = [0, *(row for row, cuts in enumerate(inside, start=1) if cuts), len(lengths)]
+        yield [lengths[first:end] for first, end in pairwise(edges)]
+
+
+@given(lengths_of_rows, st.integers(0, 40))
+def test_no_other_cuts_cost_less(lengths: list[int], call_places: int) -> None:
+    def cost(groups: list[list[int]]) -> int:
+        return sum(len(own) * max(own) + call_places for own in groups)
+
+    mine = [lengths[group.first : group.end] for group in grouped(lengths, call_places=call_places)]
+
+    assert cost(mine) == min(cost(groups) for groups in all_cuts(lengths))
+
+
+@given(lengths_of_rows)
+def test_where_calls_cost_nothing_no_place_is_read_in_vain(lengths: list[int]) -> None:
+    assert all(group.shortest == group.longest for group in grouped(lengths, call_places=0))
+
+
+def test_a_few_long_rows_among_short_ones_are_read_by_themselves() -> None:
+    lengths = [100 + row for row in range(60)]
+    lengths[20] = lengths[40] = 4000
+    groups = grouped(lengths, call_places=500)
+    read = sum((group.end - group.first) * group.longest for group in groups)
+
+    assert {(20, 21), (40, 41)} < {(group.first, group.end) for group in groups}
+    assert read < 1.2 * sum(lengths)
+
+
+@pytest.mark.parametrize("lengths", [[], [7], [90, 100, 80, 95]])
+def test_rows_of_like_length_are_read_together(lengths: list[int]) -> None:
+    assert len(grouped(lengths, call_places=100)) == min(1, len(lengths))
+
+
+def attended(lengths: list[int], rows: Slots, window: int | None, *, call_places: int) -> torch.Tensor:
+    """One decoding token of each row, through the attention function."""
+    pieces = [Piece(row=row, past=length - 1, tokens=(1,)) for row, length in enumerate(lengths)]
+    packed = pack(pieces, num_decoding=len(lengths), call_places=call_places, device="cpu")
+    dice = torch.Generator().manual_seed(1)
+    queries = torch.randn(1, NUM_HEADS, len(lengths), HEAD_DIM, generator=dice)
+    keys, values = torch.randn(2, 1, NUM_KV_HEADS, len(lengths), HEAD_DIM, generator=dice)
+    module, relay = SimpleNamespace(layer_idx=0), Pass(pack=packed, slots=rows)
+    return packed_attention(module, queries, keys, values, None, relay=relay, sliding_window=window)[0][0]
+
+
+@settings(deadline=None)
+@given(lengths_of_rows, st.sampled_from([None, 1, 5]))
+def test_rows_attend_in_groups_as_they_do_in_one_call_and_as_the_formula_says(
+    lengths: list[int], window: int | None
+) -> None:
+    shape = SlotShape(
+        num_layers=1,
+        num_places=9 * ROW_LEN,
+        max_len_tokens=ROW_LEN,
+        num_kv_heads=NUM_KV_HEADS,
+        head_dim=HEAD_DIM,
+        min_row_tokens=ROW_LEN,
+    )
+    rows = Slots(shape, dtype=torch.float32, device="cpu")
+    for whole in (rows.keys_RKLD[0], rows.values_RKLD[0]):
+        whole.normal_(generator=torch.Generator().manual_seed(0))
+    in_groups = attended(lengths, rows, window, call_places=0)
+    queries = torch.randn(1, NUM_HEADS, len(lengths), HEAD_DIM, generator=torch.Generator().manual_seed(1))[0]
+
+    torch.testing.assert_close(in_groups, attended(lengths, rows, window, call_places=NEVER))
+    for row, length in enumerate(lengths):
+        seen = slice(max(0, length - window) if window else 0, length)
+        for head in range(NUM_HEADS):
+            keys, values = (
+                whole[0][row, head * NUM_KV_HEADS // NUM_HEADS] for whole in (rows.keys_RKLD, rows.values_RKLD)
+            )
+            shares = (keys[seen] @ queries[head, row] / HEAD_DIM**0.5).softmax(0)
+            torch.testing.assert_close(in_groups[row, head], shares @ values[seen], rtol=1e-4, atol=1e-5)
