@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise, product
 from types import SimpleNamespace
 
@@ -15,6 +15,14 @@ from server.engine.row_groups import grouped
 from server.engine.slots import Slots, SlotShape
 
 NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, ROW_LEN = 6, 2, 8, 32
+SHAPE = SlotShape(
+    num_layers=1,
+    num_places=9 * ROW_LEN,
+    max_len_tokens=ROW_LEN,
+    num_kv_heads=NUM_KV_HEADS,
+    head_dim=HEAD_DIM,
+    min_row_tokens=ROW_LEN,
+)
 NEVER = 10**9
 
 lengths_of_rows = st.lists(st.integers(1, ROW_LEN), min_size=1, max_size=9)
@@ -66,15 +74,14 @@ def test_rows_of_like_length_are_read_together(lengths: list[int]) -> None:
     assert len(grouped(lengths, call_places=100)) == min(1, len(lengths))
 
 
-def attended(lengths: list[int], rows: Slots, window: int | None, *, call_places: int) -> torch.Tensor:
+def attended(
+    rows: Slots, qkv: Sequence[torch.Tensor], lengths: list[int], window: int | None, *, call_places: int
+) -> torch.Tensor:
     """One decoding token of each row, through the attention function."""
     pieces = [Piece(row=row, past=length - 1, tokens=(1,)) for row, length in enumerate(lengths)]
     packed = pack(pieces, num_decoding=len(lengths), call_places=call_places, device="cpu")
-    dice = torch.Generator().manual_seed(1)
-    queries = torch.randn(1, NUM_HEADS, len(lengths), HEAD_DIM, generator=dice)
-    keys, values = torch.randn(2, 1, NUM_KV_HEADS, len(lengths), HEAD_DIM, generator=dice)
     module, relay = SimpleNamespace(layer_idx=0), Pass(pack=packed, slots=rows)
-    return packed_attention(module, queries, keys, values, None, relay=relay, sliding_window=window)[0][0]
+    return packed_attention(module, *qkv, None, relay=relay, sliding_window=window)[0][0]
 
 
 @settings(deadline=None)
@@ -82,26 +89,22 @@ def attended(lengths: list[int], rows: Slots, window: int | None, *, call_places
 def test_rows_attend_in_groups_as_they_do_in_one_call_and_as_the_formula_says(
     lengths: list[int], window: int | None
 ) -> None:
-    shape = SlotShape(
-        num_layers=1,
-        num_places=9 * ROW_LEN,
-        max_len_tokens=ROW_LEN,
-        num_kv_heads=NUM_KV_HEADS,
-        head_dim=HEAD_DIM,
-        min_row_tokens=ROW_LEN,
-    )
-    rows = Slots(shape, dtype=torch.float32, device="cpu")
+    dice = torch.Generator().manual_seed(0)
+    rows = Slots(SHAPE, dtype=torch.float32, device="cpu")
     for whole in (rows.keys_RKLD[0], rows.values_RKLD[0]):
-        whole.normal_(generator=torch.Generator().manual_seed(0))
-    in_groups = attended(lengths, rows, window, call_places=0)
-    queries = torch.randn(1, NUM_HEADS, len(lengths), HEAD_DIM, generator=torch.Generator().manual_seed(1))[0]
+        whole.normal_(generator=dice)
+    sizes = ((1, num_heads, len(lengths), HEAD_DIM) for num_heads in (NUM_HEADS, NUM_KV_HEADS, NUM_KV_HEADS))
+    queries, keys, values = qkv = [torch.randn(size, generator=dice) for size in sizes]
+    stored = [(rows.keys_RKLD[0].clone(), keys), (rows.values_RKLD[0].clone(), values)]
+    in_groups = attended(rows, qkv, lengths, window, call_places=0)
 
-    torch.testing.assert_close(in_groups, attended(lengths, rows, window, call_places=NEVER))
+    torch.testing.assert_close(in_groups, attended(rows, qkv, lengths, window, call_places=NEVER))
     for row, length in enumerate(lengths):
-        seen = slice(max(0, length - window) if window else 0, length)
+        first = max(0, length - window) if window else 0
         for head in range(NUM_HEADS):
-            keys, values = (
-                whole[0][row, head * NUM_KV_HEADS // NUM_HEADS] for whole in (rows.keys_RKLD, rows.values_RKLD)
+            of = head * NUM_KV_HEADS // NUM_HEADS
+            keys_LD, values_LD = (
+                torch.cat((old[row, of, first : length - 1], new[0, of, row][None])) for old, new in stored
             )
-            shares = (keys[seen] @ queries[head, row] / HEAD_DIM**0.5).softmax(0)
-            torch.testing.assert_close(in_groups[row, head], shares @ values[seen], rtol=1e-4, atol=1e-5)
+            shares_L = (keys_LD @ queries[0, head, row] / HEAD_DIM**0.5).softmax(0)
+            torch.testing.assert_close(in_groups[row, head], shares_L @ values_LD, rtol=1e-4, atol=1e-5)
