@@ -9,23 +9,22 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import aiohttp
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from registry_hooks import events
 from registry_hooks.settings import ServeSettings
 from server.gateway import openai_errors
 from server.gateway.lineup import LineUp, Slot
 from server.gateway.openai_errors import ApiProblem
+from server.gateway.streaming import Stream
+from server.gateway.upstream import EngineLostError, Upstream
 
-CONNECT_TIMEOUT_S = 5.0
 MAX_ATTEMPTS = 3
 _HELD_STEP_S = 0.02
 _PASSED_HEADERS = ("content-type", "cache-control", "x-accel-buffering", "retry-after", "x-request-id")
-_LOST = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError, ConnectionError)
 
 
 class ProblemError(Exception):
@@ -52,7 +51,7 @@ class Proxy:
     def __init__(self, lineup: LineUp, settings: ServeSettings) -> None:
         self._lineup = lineup
         self._settings = settings
-        self._sessions: dict[int, tuple[Slot, aiohttp.ClientSession]] = {}
+        self._ways: dict[int, tuple[Slot, Upstream]] = {}
         self._num_held = 0
 
     async def forward(self, call: Call) -> Response:
@@ -66,7 +65,7 @@ class Proxy:
             slot = await self._take(call.model, deadline)
             try:
                 return await self._ask(slot, call)
-            except _LOST as error:
+            except EngineLostError as error:
                 self._lineup.give_back(slot)
                 events.logger().warning(
                     "request.sent_again", version=slot.checkpoint.version.version, because=repr(error)
@@ -83,20 +82,22 @@ class Proxy:
                 raise
         raise ProblemError(openai_errors.engine_gone())
 
-    async def close(self) -> None:
-        for _, session in self._sessions.values():
-            await session.close()
-        self._sessions.clear()
+    def close(self) -> None:
+        for _, way in self._ways.values():
+            way.close()
+        self._ways.clear()
 
     async def engine_health(self, slot: Slot) -> Mapping[str, object]:
         """What the engine says of itself now; empty when it does not answer within a second."""
         try:
-            timeout = aiohttp.ClientTimeout(total=1.0)
-            url = f"{slot.engine.ready.base_url or 'http://engine'}/health"
-            async with (await self._session(slot)).get(url, timeout=timeout) as answer:
-                health: Mapping[str, object] = await answer.json()
-                return health
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+            async with asyncio.timeout(1.0):
+                answer = await self._way_to(slot).get("/health", timeout_s=1.0)
+                try:
+                    health: Mapping[str, object] = json.loads(await answer.whole())
+                    return health
+                finally:
+                    answer.close()
+        except (OSError, ValueError):
             return {}
 
     async def _take(self, model: str | None, deadline: float) -> Slot:
@@ -127,70 +128,36 @@ class Proxy:
 
     async def _ask(self, slot: Slot, call: Call) -> Response:
         """The answer of `slot`, which is given back when the answer has ended."""
-        session = await self._session(slot)
-        headers = {"content-type": "application/json", "x-request-id": call.request_id}
-        url = f"{slot.engine.ready.base_url or 'http://engine'}{call.path}"
-        answer = await session.post(url, data=_body_for(slot, call), headers=headers)
+        answer = await self._way_to(slot).post(call.path, _body_for(slot, call), request_id=call.request_id)
         passed = {name: answer.headers[name] for name in _PASSED_HEADERS if name in answer.headers}
         passed |= version_headers(slot)
-        if answer.content_type != "text/event-stream":
-            async with answer:
-                content = await answer.read()
+        if not passed.get("content-type", "").startswith("text/event-stream"):
+            try:
+                content = await answer.whole()
+            finally:
+                answer.close()
             self._lineup.give_back(slot)
             return Response(content, status_code=answer.status, headers=passed)
-        return _Stream(self._stream(slot, answer), lambda: self._end(slot, answer), answer.status, passed)
+        return Stream(
+            answer,
+            passed,
+            cut=lambda: openai_errors.engine_gone(slot.leaving),
+            ended=lambda: self._lineup.give_back(slot),
+        )
 
-    async def _stream(self, slot: Slot, answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-        tail = b""
-        try:
-            async for piece in answer.content.iter_any():
-                tail = (tail + piece)[-256:]
-                yield piece
-            whole = b"data: [DONE]" in tail or b'"error"' in tail
-        except (*_LOST, TimeoutError):
-            whole = False
-        if not whole:
-            # A stream that just ends looks like a complete answer to OpenAI's clients.
-            yield b"\n\n" + openai_errors.engine_gone(slot.leaving).event()
+    def _way_to(self, slot: Slot) -> Upstream:
+        if slot.number not in self._ways:
+            self._forget_the_dead()
+            ready, silence_s = slot.engine.ready, self._settings.request_timeout_s
+            way = Upstream(uds=slot.engine.spec.uds, base_url=ready.base_url, silence_s=silence_s)
+            self._ways[slot.number] = (slot, way)
+        return self._ways[slot.number][1]
 
-    def _end(self, slot: Slot, answer: aiohttp.ClientResponse) -> None:
-        answer.close()  # a client that went away must not leave the engine generating
-        self._lineup.give_back(slot)
-
-    async def _session(self, slot: Slot) -> aiohttp.ClientSession:
-        if slot.number not in self._sessions:
-            await self._close_sessions_of_the_dead()
-            timeout = aiohttp.ClientTimeout(
-                total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=self._settings.request_timeout_s
-            )
-            is_on_tcp = bool(slot.engine.ready.base_url)
-            connector = (
-                aiohttp.TCPConnector(limit=0)
-                if is_on_tcp
-                else aiohttp.UnixConnector(path=slot.engine.spec.uds, limit=0)
-            )
-            self._sessions[slot.number] = (slot, aiohttp.ClientSession(connector=connector, timeout=timeout))
-        return self._sessions[slot.number][1]
-
-    async def _close_sessions_of_the_dead(self) -> None:
-        for number, (slot, session) in list(self._sessions.items()):
+    def _forget_the_dead(self) -> None:
+        for number, (slot, way) in list(self._ways.items()):
             if not slot.is_alive() and slot.in_flight == 0:
-                del self._sessions[number]
-                await session.close()
-
-
-class _Stream(StreamingResponse):
-    """A stream that tells when it has ended, however it ended."""
-
-    def __init__(self, content, ended, status: int, headers: Mapping[str, str]) -> None:  # type: ignore[no-untyped-def]
-        super().__init__(content, status_code=status, headers=dict(headers))
-        self._ended = ended
-
-    async def __call__(self, scope, receive, send) -> None:  # type: ignore[no-untyped-def]
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._ended()
+                del self._ways[number]
+                way.close()
 
 
 def _body_for(slot: Slot, call: Call) -> bytes:
