@@ -28,6 +28,7 @@ from server.engine.slots import Slots, SlotShape
 # Prompt tokens of one pass: few while others stream, since their next token waits for it; many when nobody does, or
 # when the model is so small that nobody would notice.
 CHUNK_BESIDE_TOKENS = 128
+CHUNK_TOKENS_PER_ROW = 4  # where many stream, a pass takes long anyway, and those that wait should soon be among them
 CHUNK_ALONE_TOKENS = 512
 UNNOTICED_PARAMETER_TOKENS = 3_800_000_000
 # To score a prompt the logits of many places are wanted: 16 M floats are 64 MB, whatever the vocabulary.
@@ -157,7 +158,8 @@ class Batch:
     def _next_pieces(self) -> tuple[list[Running], list[Piece]]:
         concerned = list(self._decoding)
         pieces = [running.piece(1) for running in concerned]
-        left = self._chunk_beside if self._decoding else CHUNK_ALONE_TOKENS
+        beside = max(self._chunk_beside, CHUNK_TOKENS_PER_ROW * len(self._decoding))
+        left = beside if self._decoding else CHUNK_ALONE_TOKENS
         left_logits = max(MIN_SCORED_TOKENS, MAX_LOGITS_OF_PASS // self._loaded.vocab_size)
         begun: list[Running] = []
         for running in self._reading:
