@@ -10,6 +10,7 @@ from types import FrameType
 
 import uvicorn
 
+from registry_hooks.errors import EngineGoneError
 from server.engine.api import build_app
 from server.engine.choosing import runner_of
 from server.engine.identity import Identity
@@ -56,7 +57,11 @@ def load(spec: EngineSpec, *, since: float) -> RunningEngine:
 
 
 def serve(running: RunningEngine, listener: socket.socket, *, on_ready: Callable[[], None]) -> int:
-    """Serve until SIGTERM or SIGINT, and say which it was; calls `on_ready` once requests are answered."""
+    """Serve until SIGTERM or SIGINT, and say which it was; calls `on_ready` once requests are answered.
+
+    Raises:
+        EngineGoneError: The model failed several steps in a row: only a new process may heal it.
+    """
     config = uvicorn.Config(
         build_app(running),
         access_log=False,
@@ -67,7 +72,10 @@ def serve(running: RunningEngine, listener: socket.socket, *, on_ready: Callable
         timeout_graceful_shutdown=_GRACE_S,
     )
     server = _Server(config, on_ready=on_ready, on_exit=running.engine.stop)
+    running.engine.when_broken(server.end)
     server.run(sockets=[listener])
+    if running.engine.is_broken:
+        raise EngineGoneError("the model failed several steps in a row, so this engine has ended; its log says why")
     return server.stopped_by
 
 
@@ -79,6 +87,11 @@ class _Server(uvicorn.Server):
         self._on_ready = on_ready
         self._on_exit = on_exit
         self.stopped_by = 0
+
+    def end(self) -> None:
+        """From any thread: as if told by a signal."""
+        self.should_exit = True
+        self._on_exit()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)

@@ -84,6 +84,7 @@ class Engine:
         self._num_places = self._num_stored_tokens = 0
         self._alone_because: str | None = None
         self._stopping = False
+        self._on_broken: Callable[[], None] | None = None
         self._changed = threading.Condition()
         self._loaded: Future[LoadedModel] = Future()
 
@@ -128,6 +129,10 @@ class Engine:
     def is_broken(self) -> bool:
         """Whether the model failed several steps in a row, whatever was asked of it."""
         return self._num_failed_steps >= MAX_FAILED_STEPS
+
+    def when_broken(self, call: Callable[[], None]) -> None:
+        """Have `call` called, from the engine's thread, when the model has failed several steps in a row."""
+        self._on_broken = call
 
     def submit(self, ask: Ask, sink: Sink, *, loop: AbstractEventLoop | None = None) -> Ticket:
         """Put a request in the line. The last event that `sink` gets is `Finished` or `Failed`, unless it is cancelled.
@@ -176,6 +181,7 @@ class Engine:
             self._num_failed_steps = MAX_FAILED_STEPS
             because = f"the engine broke ({type(error).__name__}: {error})"
             events.logger().error("engine.broke", error=f"{type(error).__name__}: {error}")
+            self._tell_if_broken()
         self._end_all(because)
 
     def _end_all(self, because: str) -> None:
@@ -253,3 +259,8 @@ class Engine:
         self._running.clear()
         deliver([(ticket, [Failed(because=because)]) for ticket in running])
         runner.drop_all()
+        self._tell_if_broken()
+
+    def _tell_if_broken(self) -> None:
+        if self.is_broken and self._on_broken is not None:
+            self._on_broken()

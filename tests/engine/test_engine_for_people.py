@@ -111,3 +111,30 @@ def test_help_is_light() -> None:
     assert done.returncode == 0
     assert "DIR" in done.stdout
     assert " torch" not in done.stderr
+
+
+FAILING = """
+import sys
+from server.engine import batching, command
+
+def step(self):
+    raise RuntimeError("CUDA error: device-side assert triggered")
+
+batching.Batch.step = step
+sys.exit(command.main(sys.argv[1:]))
+"""
+
+
+def test_an_engine_whose_model_fails_every_time_ends_so_that_another_can_begin(checkpoint: Path) -> None:
+    command = [sys.executable, "-c", FAILING, str(checkpoint), "--port", "0", "--device", "cpu", "--num-threads", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        url = process.stdout.readline().split()[1]
+        with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
+            for _ in range(2):
+                with pytest.raises(openai.InternalServerError, match="the model failed"):
+                    client.chat.completions.create(model="lively", messages=GREETING, max_tokens=8)
+
+        assert process.wait(WAIT_S) == 1
+        assert "error: the model failed several steps in a row" in process.stderr.read()
