@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from hypothesis import strategies as st
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -126,3 +127,16 @@ def run(batch: Batch, wanted: list[Ask], dice: random.Random, *, leave_early: bo
                 live.remove(running)
                 ended.append(running)
     return ended
+
+
+# Prompts of one seed begin alike.
+asks = st.builds(
+    lambda seed, length, number: Ask(
+        prompt_ids=tuple(random.Random(seed).randrange(VOCABULARY) for _ in range(length)),
+        max_new_tokens=number,
+        sampling=GREEDY,
+    ),
+    st.integers(0, 5),
+    st.sampled_from([1, 2, 5, 17, 40, 60]),
+    st.sampled_from([0, 1, 3, 12, 30]),
+)
