@@ -1,7 +1,8 @@
 """An engine's stream on its way to a client: one plain loop from socket to socket.
 
 In place of Starlette's StreamingResponse, whose bodies pass three wrappers of `send`, an async generator and a task
-group. With that and aiohttp's client (see `upstream`) the gateway took 65 microseconds of CPU a token, and takes 42 so.
+group. With that and aiohttp's client (see `upstream`) the gateway took 82 microseconds of CPU a token, and takes 56 so
+(benchmarks/serving.py, `gateway_us_per_token`).
 """
 
 from __future__ import annotations
