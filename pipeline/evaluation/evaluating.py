@@ -49,7 +49,7 @@ def evaluate(
         NotACheckpointError: The folder's tokenizer cannot be read.
     """
     conduct, clock = conduct or Conduct(), _Clock(deadline_s)
-    scorer = ItemScorer(directory)
+    scorer = ItemScorer(directory, of_our_engine=not settings.command)
     device = choose_device(directory, settings, conduct)
     room = socket_dir()
     spec = _spec(directory, settings, device, room)

@@ -33,13 +33,15 @@ class ItemScorer:
 
     Args:
         directory: The checkpoint, for its tokenizer and chat template.
+        of_our_engine: Whether an engine of ours is asked, not another program in its place.
 
     Raises:
         NotACheckpointError: They cannot be read.
         EvaluationError: The chat template is none.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, of_our_engine: bool) -> None:
+        self._of_our_engine = of_our_engine
         self._tokens = Tokens(directory)
         self._chat = ChatText(directory)
 
@@ -60,7 +62,7 @@ class ItemScorer:
         first = scorers.greedy(item, len(self._tokens.plain(item.answer)))
         said = scorers.read_said(await asker.ask(first, item_id=item.item_id), item)
         pairs = self._pairs(item, said)
-        second = scorers.likelihoods(pairs)
+        second = scorers.likelihoods(pairs, of_our_engine=self._of_our_engine)
         found = scorers.read_likelihoods(await asker.ask(second, item_id=item.item_id), pairs, item)
         return Scored(score=scorers.score(item, said, found), sent_sha256=_digest(first, second))
 

@@ -61,17 +61,14 @@ def greedy(item: Item, num_answer_tokens: int) -> Question:
     return Question(path="/v1/completions", body={"prompt": item.prompt, **shared})
 
 
-def likelihoods(pairs: Sequence[Pair]) -> Question:
-    """How likely the model holds each answer; one request for all."""
-    body = {
-        "prompt": [pair.ids for pair in pairs],
-        "echo": True,
-        "logprobs": 0,
-        "temperature": 0,
-        "max_tokens": 0,
-        # Of ours; other servers ignore it, and report what is before the answers too.
-        "logprob_start_len": min(len(pair.context_ids) for pair in pairs),
-    }
+def likelihoods(pairs: Sequence[Pair], *, of_our_engine: bool) -> Question:
+    """How likely the model holds each answer; one request for all.
+
+    Our engine is asked for the answers alone; another server may refuse a field that it does not know.
+    """
+    body = {"prompt": [pair.ids for pair in pairs], "echo": True, "logprobs": 0, "temperature": 0, "max_tokens": 0}
+    if of_our_engine:
+        body["logprob_start_len"] = min(len(pair.context_ids) for pair in pairs)
     return Question(path="/v1/completions", body=body)
 
 

@@ -66,14 +66,14 @@ def registry(settings: Settings) -> Iterator[MlflowRegistry]:
 
 
 @pytest.fixture(scope="module")
-def test_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def items_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("sets") / "held-out.jsonl"
     path.write_text("\n".join(map(json.dumps, LINES)), encoding="utf-8")
     return path
 
 
 @pytest.fixture(scope="module")
-def version(settings: Settings, registry: MlflowRegistry, tiny_checkpoint: Path, test_file: Path) -> ModelVersion:
+def version(settings: Settings, registry: MlflowRegistry, tiny_checkpoint: Path, items_file: Path) -> ModelVersion:
     """A published version, after `relay evaluate @Production` and before anything else."""
     published = publish(
         tiny_checkpoint,
@@ -84,7 +84,7 @@ def version(settings: Settings, registry: MlflowRegistry, tiny_checkpoint: Path,
         progress=Silence(),
     ).version
     MlflowClient(settings.tracking_uri).set_registered_model_alias(NAME, "Production", str(published.version))
-    assert evaluate_command.run(["@Production"], settings=settings, test_set=test_file) == 0
+    assert evaluate_command.run(["@Production"], settings=settings, test_set=items_file) == 0
     return published
 
 
@@ -111,18 +111,18 @@ def test_the_metrics_stand_at_the_run_and_at_the_logged_model(version: ModelVers
     assert at_model["eval/loss"].step == 20
 
 
-def test_the_test_set_is_a_dataset_of_the_run(version: ModelVersion, client: MlflowClient, test_file: Path) -> None:
+def test_the_test_set_is_a_dataset_of_the_run(version: ModelVersion, client: MlflowClient, items_file: Path) -> None:
     inputs = client.get_run(version.run_id).inputs.dataset_inputs
-    digest = test_sets.load(test_file).digest
+    digest = test_sets.load(items_file).digest
 
     assert [(one.dataset.name, one.dataset.digest) for one in inputs] == [("held-out", digest[:36])]
     assert [(tag.key, tag.value) for tag in inputs[0].tags] == [("mlflow.data.context", "eval")]
 
 
 def test_the_items_are_an_artifact_of_the_run(
-    version: ModelVersion, client: MlflowClient, test_file: Path, tmp_path: Path
+    version: ModelVersion, client: MlflowClient, items_file: Path, tmp_path: Path
 ) -> None:
-    digest = test_sets.load(test_file).digest
+    digest = test_sets.load(items_file).digest
     path = client.download_artifacts(version.run_id, f"evaluation/{digest[:12]}.parquet", str(tmp_path))
     table = parquet.read_table(io.BytesIO(Path(path).read_bytes()))
 
@@ -131,10 +131,10 @@ def test_the_items_are_an_artifact_of_the_run(
 
 
 def test_the_scores_come_back(
-    version: ModelVersion, registry: MlflowRegistry, settings: Settings, test_file: Path, client: MlflowClient
+    version: ModelVersion, registry: MlflowRegistry, settings: Settings, items_file: Path, client: MlflowClient
 ) -> None:
     store = S3Store(settings.store, settings.s3_endpoint_url)
-    found = recorded(version, test_sets.load(test_file).digest, book=MlflowScores(registry), reader=store)
+    found = recorded(version, test_sets.load(items_file).digest, book=MlflowScores(registry), reader=store)
 
     assert found is not None
     assert found.overall.loss == pytest.approx(client.get_run(version.run_id).data.metrics["eval/loss"])
@@ -151,17 +151,21 @@ def test_the_ranking_shows_the_version(
 
 
 def test_a_version_that_is_not_there_stops_before_anything_is_scored(
-    version: ModelVersion, settings: Settings, test_file: Path
+    version: ModelVersion, settings: Settings, items_file: Path
 ) -> None:
     for text in ("99", "Nobody"):
         with pytest.raises(UnknownModelError):
-            evaluate_command.run([str(version.version), text], settings=settings, test_set=test_file)
+            evaluate_command.run([str(version.version), text], settings=settings, test_set=items_file)
 
 
 def test_a_version_that_cannot_be_scored_is_named_and_the_exit_code_says_so(
-    version: ModelVersion, settings: Settings, test_file: Path, client: MlflowClient, capsys: pytest.CaptureFixture[str]
+    version: ModelVersion,
+    settings: Settings,
+    items_file: Path,
+    client: MlflowClient,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     other = client.create_model_version(NAME, "s3://relay/nothing/here")
 
-    assert evaluate_command.run([str(other.version)], settings=settings, test_set=test_file) == 1
+    assert evaluate_command.run([str(other.version)], settings=settings, test_set=items_file) == 1
     assert f"{NAME}/{other.version} was not scored" in capsys.readouterr().out

@@ -26,6 +26,15 @@ def scored(*numbers: Any, index: int = 0) -> dict[str, Any]:
     return {"choices": [{"index": index, "logprobs": {"token_logprobs": list(numbers)}}]}
 
 
+def test_only_our_engine_is_asked_with_a_field_of_its_own() -> None:
+    longer = Pair(context_ids=(1, 2, 5), answer_ids=(3,))
+    ours = scorers.likelihoods([longer, PAIR], of_our_engine=True).body
+    others = scorers.likelihoods([longer, PAIR], of_our_engine=False).body
+
+    assert ours == {**others, "logprob_start_len": 2}
+    assert set(others) == {"prompt", "echo", "logprobs", "temperature", "max_tokens"}
+
+
 @pytest.mark.parametrize("number", [math.nan, -math.inf, math.inf, None, "-1.0", True, -9999.0])
 @pytest.mark.parametrize("place", [2, 3])
 def test_what_is_no_number_never_becomes_one(number: Any, place: int) -> None:

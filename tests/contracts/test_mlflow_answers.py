@@ -1,0 +1,142 @@
+"""Answers of a server that is no MLflow, or not well, and settings that cannot work."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from registry_hooks.errors import (
+    AccessDeniedError,
+    RegistryError,
+    RegistryUnavailableError,
+    RelayError,
+    SettingsError,
+    UnknownModelError,
+)
+from registry_hooks.mlflow_registry import MlflowRegistry
+
+
+class Stub(BaseHTTPRequestHandler):
+    """Answers everything with the status and body that its server was given."""
+
+    server: Any
+
+    def do_GET(self) -> None:
+        self.server.seen.append({key.lower(): value for key, value in self.headers.items()})
+        status, body = self.server.answer
+        self.send_response(status)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_POST = do_GET
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def stub() -> Iterator[Any]:
+    server: Any = HTTPServer(("127.0.0.1", 0), Stub)
+    server.seen = []
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def mlflow_error(code: str, message: str = "so it is") -> bytes:
+    return json.dumps({"error_code": code, "message": message}).encode()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (200, b"<html>" + b"x" * 100, RegistryError),
+        (401, b"", AccessDeniedError),
+        (404, b"", RegistryError),
+        (503, b"", RegistryUnavailableError),
+    ],
+)
+def test_a_server_that_does_not_tell_its_version_is_no_mlflow(
+    stub: Any, status: int, body: bytes, kind: type[RelayError]
+) -> None:
+    registry = MlflowRegistry(f"http://127.0.0.1:{stub.server_address[1]}")
+    stub.answer = (status, body)
+
+    with pytest.raises(kind):
+        registry.rest.server_facts()
+    registry.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (401, b"You are not authenticated", AccessDeniedError),
+        (403, mlflow_error("PERMISSION_DENIED"), AccessDeniedError),
+        (403, b"Invalid Host header - possible DNS rebinding attack detected", AccessDeniedError),
+        (404, mlflow_error("RESOURCE_DOES_NOT_EXIST"), UnknownModelError),
+        (404, b"<html>not found</html>", RegistryError),
+        (301, b"", RegistryError),
+        (400, mlflow_error("INVALID_PARAMETER_VALUE", "Invalid alias name"), RegistryError),
+        (400, mlflow_error("BAD_REQUEST"), RegistryError),
+        (409, b"[]", RegistryError),
+        (429, b"slow down", RegistryUnavailableError),
+        (500, mlflow_error("INTERNAL_ERROR"), RegistryUnavailableError),
+        (502, b"bad gateway", RegistryUnavailableError),
+        (503, mlflow_error("TEMPORARILY_UNAVAILABLE"), RegistryUnavailableError),
+        (200, b"<html>login</html>", RegistryError),
+        (200, b"[1]", RegistryError),
+        (200, b'{"hello": 1}', RegistryError),
+        (204, b"", RegistryError),
+    ],
+)
+def test_every_bad_answer_has_a_name(stub: Any, status: int, body: bytes, kind: type[RelayError]) -> None:
+    stub.answer = (status, body)
+    registry = MlflowRegistry(f"http://127.0.0.1:{stub.server_port}", timeout_s=5)
+    with pytest.raises(RelayError) as caught:
+        registry.resolve_alias("model", "Production")
+    registry.close()
+
+    assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize(
+    ("environ", "header"),
+    [
+        ({"MLFLOW_TRACKING_TOKEN": "secret"}, "Bearer secret"),
+        ({"MLFLOW_TRACKING_USERNAME": "ann", "MLFLOW_TRACKING_PASSWORD": "pw"}, "Basic YW5uOnB3"),
+    ],
+)
+def test_the_usual_credentials_are_sent_and_not_shown(stub: Any, environ: dict[str, str], header: str) -> None:
+    stub.answer = (401, b"no")
+    registry = MlflowRegistry(f"http://127.0.0.1:{stub.server_port}/", timeout_s=5, environ=environ)
+    with pytest.raises(AccessDeniedError) as caught:
+        registry.resolve_alias("model", "Production")
+    registry.close()
+
+    assert stub.seen[0]["authorization"] == header
+    assert "secret" not in str(caught.value)
+    assert "YW5u" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "environ"),
+    [
+        ("sqlite:///mlflow.db", {}),
+        ("./mlruns", {}),
+        ("http://ann:pw@host", {}),
+        ("http://host", {"MLFLOW_TRACKING_AWS_SIGV4": "true"}),
+        ("http://host", {"MLFLOW_TRACKING_SERVER_CERT_PATH": "/nowhere.pem"}),
+    ],
+)
+def test_what_cannot_work_is_refused_at_the_start(uri: str, environ: dict[str, str]) -> None:
+    with pytest.raises(SettingsError):
+        MlflowRegistry(uri, environ=environ)

@@ -1,0 +1,124 @@
+"""A store that stutters, a full disk, another fetch at work: what had arrived counts, and nothing half is loadable."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from typing import Any
+
+import pytest
+
+from registry_hooks import manifest
+from registry_hooks.errors import (
+    FetchCancelledError,
+    RelayError,
+    StoreError,
+    StoreUnavailableError,
+)
+from registry_hooks.fetching import Fetched
+
+MIB = 1024 * 1024
+
+
+@pytest.mark.usefixtures("two_quick_attempts")
+def test_a_store_that_goes_away_and_comes_back_costs_only_the_rest(shop: Any) -> None:
+    version = shop.publish(shop.files())
+
+    def fail_late(uri: str, start: int) -> None:
+        if start >= 2 * manifest.CHUNK_BYTES:
+            raise StoreUnavailableError("the store is down")
+
+    shop.store.before_read = fail_late
+    with pytest.raises(StoreUnavailableError, match="the store is down"):
+        shop.fetch(version, num_connections=1)
+    nothing_yet = list(shop.complete)
+    shop.store.before_read = lambda uri, start: None
+    fetched = shop.fetch(version)
+
+    assert nothing_yet == []
+    assert fetched.downloaded_bytes < fetched.size_bytes - 2 * manifest.CHUNK_BYTES + 100
+    assert shop.complete == [version.digest]
+
+
+def test_wrong_bytes_of_an_earlier_try_are_fetched_again(shop: Any) -> None:
+    files = shop.files()
+    version = shop.publish(files)
+    shop.fetch(version)
+    [blob] = [path for path in shop.blobs if path.stat().st_size > MIB]
+    cache = shop.cache
+    cache.evict(0, keep=set())
+    data = bytearray(files["model/model.safetensors"])
+    data[manifest.CHUNK_BYTES] ^= 1
+    cache.partial(blob.name).write_bytes(data)
+
+    fetched = shop.fetch(version)
+
+    assert fetched.downloaded_bytes < 2 * manifest.CHUNK_BYTES
+    assert (fetched.directory / "model.safetensors").read_bytes() == files["model/model.safetensors"]
+
+
+@pytest.mark.usefixtures("two_quick_attempts")
+def test_one_silence_of_the_store_is_survived(shop: Any) -> None:
+    silences = [True]
+
+    def once(uri: str, start: int) -> None:
+        if start and silences:
+            silences.clear()
+            raise StoreUnavailableError("silence")
+
+    shop.store.before_read = once
+
+    assert shop.fetch(shop.publish(shop.files())).attested
+
+
+def test_a_cancelled_fetch_ends_and_keeps_what_had_arrived(shop: Any) -> None:
+    version, told = shop.publish(shop.files()), list[int]()
+
+    with pytest.raises(FetchCancelledError):
+        shop.fetch(version, num_connections=1, progress=told.append, cancelled=lambda: sum(told) > manifest.CHUNK_BYTES)
+
+    assert shop.complete == []
+    assert shop.fetch(version).downloaded_bytes <= sum(map(len, shop.files().values())) - manifest.CHUNK_BYTES
+
+
+def test_a_fetch_that_takes_too_long_ends(shop: Any) -> None:
+    with pytest.raises(StoreUnavailableError, match="fetch_timeout_s"):
+        shop.fetch(shop.publish(shop.files()), deadline_s=0.0)
+
+
+@pytest.mark.parametrize("place", ["posix_fallocate", "pwrite"])
+def test_a_full_disk_is_said_and_leaves_nothing(shop: Any, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    version = shop.publish(shop.files())
+    monkeypatch.setattr(os, place, full)
+
+    with pytest.raises(StoreError, match=r"disk of .* is full.*max_cache_bytes"):
+        shop.fetch(version)
+    assert (shop.complete, shop.blobs, shop.partials) == ([], [], [])
+
+
+def test_two_fetches_into_one_cache_take_turns(shop: Any) -> None:
+    version, results = shop.publish(shop.files()), list[Fetched | RelayError]()
+    threads = [threading.Thread(target=lambda: results.append(shop.fetch(version))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    first, second = results
+    assert isinstance(first, Fetched)
+    assert isinstance(second, Fetched)
+    assert first.directory == second.directory
+    assert sorted([first.downloaded_bytes, second.downloaded_bytes])[0] == 0
+
+
+def test_waiting_for_another_fetch_is_bounded(shop: Any) -> None:
+    lock = shop.cache.try_fetch_lock()
+    assert lock is not None
+
+    with pytest.raises(StoreUnavailableError, match="fetch_timeout_s"):
+        shop.fetch(shop.publish(shop.files()), deadline_s=0.2)
+    os.close(lock)
