@@ -7,7 +7,6 @@ without packed linear layers, and the peer. `generate` on one static batch, in a
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import signal
 import string
@@ -19,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+import uvloop
 from support.letters_and_words import save_29m
 from support.report import RESULTS, Report, Row
 from support.servers import Memory, Relay, TransformersServe
@@ -90,7 +90,7 @@ def _measure_subject(subject: Subject, room: Path, rounds: int, requests: dict[i
         sides = {"ours": ours, "ours, stock linears": stock, "transformers serve": peer}
         for side in sides.values():
             with side.server.awake():
-                asyncio.run(run_load(side.server.target, prompts(4, longest=subject.longest, seed=99), num_clients=4))
+                uvloop.run(run_load(side.server.target, prompts(4, longest=subject.longest, seed=99), num_clients=4))
         time.sleep(SETTLE_S)
         for side in (ours, stock):
             side.idle_share = _cpu_share(side)
@@ -111,7 +111,7 @@ def _load(side: Side, texts: list[str], num_clients: int) -> None:
     before = os.getloadavg()[0]
     with side.server.awake(), Memory(side.server.pid) as memory:
         cpu_s, since = side.server.own_cpu_s(), time.perf_counter()
-        load = asyncio.run(run_load(side.server.target, texts, num_clients=num_clients))
+        load = uvloop.run(run_load(side.server.target, texts, num_clients=num_clients))
         busy_s = side.server.own_cpu_s() - cpu_s - side.idle_share * (time.perf_counter() - since)
     _note(side.samples, num_clients, load, memory.peak_bytes)
     if num_clients == 16:

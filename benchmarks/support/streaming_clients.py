@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import re
 import statistics
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import aiohttp
+from server.gateway.upstream import Upstream
 
 NEW_TOKENS = 64
 _STAGGER_S = 0.02
@@ -69,39 +70,36 @@ def prompts(number: int, *, longest: int, seed: int) -> list[str]:
 async def run_load(target: Target, texts: Sequence[str], *, num_clients: int) -> Load:
     """Send every text once, `num_clients` at a time, each client the next text when its answer has ended."""
     load, waiting = Load(), list(reversed(texts))
-    connector = aiohttp.TCPConnector(limit=0)
-    timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-        since = time.perf_counter()
-        await asyncio.gather(*(_client(session, target, waiting, load, n * _STAGGER_S) for n in range(num_clients)))
-        load.wall_s = time.perf_counter() - since
+    way = Upstream(uds="", base_url=target.url, silence_s=_TIMEOUT_S)
+    since = time.perf_counter()
+    await asyncio.gather(*(_client(way, target, waiting, load, n * _STAGGER_S) for n in range(num_clients)))
+    load.wall_s = time.perf_counter() - since
+    way.close()
     return load
 
 
-async def _client(
-    session: aiohttp.ClientSession, target: Target, waiting: list[str], load: Load, delay_s: float
-) -> None:
+async def _client(way: Upstream, target: Target, waiting: list[str], load: Load, delay_s: float) -> None:
     await asyncio.sleep(delay_s)
     while waiting:
-        await _stream(session, target, waiting.pop(), load)
+        await _stream(way, target, waiting.pop(), load)
 
 
-async def _stream(session: aiohttp.ClientSession, target: Target, text: str, load: Load) -> None:
+async def _stream(way: Upstream, target: Target, text: str, load: Load) -> None:
     message = {"role": "user", "content": text}
     body = {"model": target.model, "messages": [message], "max_tokens": NEW_TOKENS, "stream": True} | target.extra
     last, seen, rest, counted = time.perf_counter(), -target.num_leading, b"", 0
-    async with session.post(f"{target.url}/v1/chat/completions", json=body) as answer:
-        async for received in answer.content.iter_any():
-            now = time.perf_counter()
-            whole, _, rest = (rest + received).rpartition(b"\n\n")
-            for _ in _PIECE.finditer(whole):
-                seen += 1
-                if seen > 0:
-                    (load.first_token_s if seen == 1 else load.gaps_s).append(now - last)
-                    last = now
-            if usage := _USAGE.search(whole):
-                counted = int(usage[1])
-        load.num_errors += answer.status != 200 or counted == 0
+    answer = await way.post("/v1/chat/completions", json.dumps(body).encode(), request_id="load")
+    while received := await answer.read():
+        now = time.perf_counter()
+        whole, _, rest = (rest + received).rpartition(b"\n\n")
+        for _ in _PIECE.finditer(whole):
+            seen += 1
+            if seen > 0:
+                (load.first_token_s if seen == 1 else load.gaps_s).append(now - last)
+                last = now
+        if usage := _USAGE.search(whole):
+            counted = int(usage[1])
+    load.num_errors += answer.status != 200 or counted == 0
     load.num_tokens += counted
 
 

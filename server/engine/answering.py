@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 
 from server.engine.api_errors import OverloadedError, ServerError, StoppingError
@@ -13,7 +14,7 @@ from server.engine.transcript import Piece, Transcript
 
 
 class Answering:
-    """An answer that is being made. The queue between the threads is bounded by the answer's own length."""
+    """An answer that is being made. What waits here to be read is bounded by the answer's own length."""
 
     def __init__(self, engine: Engine, ask: Ask, transcript: Transcript, meters: Meters) -> None:
         """Put the request in the engine's line.
@@ -28,9 +29,11 @@ class Answering:
         self.num_reused_tokens = 0
         self._meters = meters
         self._outcome: str | None = None
-        self._inbox: asyncio.Queue[Event] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+        self._inbox: deque[Event] = deque()
+        self._news: asyncio.Future[None] | None = None
         try:
-            self._ticket = engine.submit(ask, self._put, loop=asyncio.get_running_loop())
+            self._ticket = engine.submit(ask, self._put, loop=self._loop)
         except QueueFullError as error:
             meters.requests.labels("refused").inc()
             raise OverloadedError(str(error)) from error
@@ -48,7 +51,7 @@ class Answering:
             yield self.transcript.opening()
         stopwatch = Stopwatch(self._meters)
         while self._outcome is None:
-            match await self._inbox.get():
+            match await self._next():
                 case PromptReused(num_tokens=num_tokens):
                     self.num_reused_tokens = num_tokens
                     self._meters.reused_tokens.inc(num_tokens)
@@ -77,6 +80,13 @@ class Answering:
     def _end(self, reason: StopReason) -> None:
         self.finish_reason = self._outcome = reason
 
+    async def _next(self) -> Event:
+        while not self._inbox:
+            self._news = self._loop.create_future()
+            await self._news
+        return self._inbox.popleft()
+
     def _put(self, step: Sequence[Event]) -> None:
-        for event in step:
-            self._inbox.put_nowait(event)
+        self._inbox.extend(step)
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
+from server.direct_stream import App
 from server.engine import prompts, wire
 from server.engine.answering import Answering
 from server.engine.api_errors import ApiError, InvalidRequestError, ServerError
@@ -32,7 +33,7 @@ _MAX_NAMES = 65536
 
 def build_app(running: RunningEngine) -> FastAPI:
     """The app that serves `running`."""
-    app = FastAPI(title="Relay engine", docs_url=None, redoc_url=None)
+    app = App(title="Relay engine", docs_url=None, redoc_url=None)
     _Routes(running).add_to(app)
     document = openapi_of(app)
     app.openapi = lambda: document  # type: ignore[method-assign]

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from registry_hooks.errors import NotACheckpointError, RelayError, SettingsError
@@ -21,6 +21,8 @@ from server.engine.checkpoint_files import CheckpointFiles, inspect
 DEFAULT_MAX_LEN_TOKENS = 4096
 # Each operation of a smaller model is over before a second thread has begun: measured, a fifth more tokens with one.
 _PARAMETERS_PER_THREAD = 4_000_000
+# A tokenizer class with a method of its own keeps it.
+_TRANSFORMERS_DECODE = (PreTrainedTokenizerFast.decode, PreTrainedTokenizerFast._decode)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -58,7 +60,12 @@ class LoadedModel:
 
     def decode(self, ids: list[int]) -> str:
         """Text of tokens, without special ones."""
-        text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        tokenizer = self.tokenizer
+        if (type(tokenizer).decode, getattr(type(tokenizer), "_decode", None)) == _TRANSFORMERS_DECODE:
+            # The same, without transformers' look at every id for tensors: twice a token, it counts.
+            plain: str = tokenizer.backend_tokenizer.decode(ids, skip_special_tokens=True)
+            return plain
+        text: str = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from pydantic_core import to_json
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import Send
 
 from registry_hooks import events
+from server.direct_stream import DirectStream, unless_client_leaves
 from server.engine.answering import Answering
 from server.engine.api_errors import ApiError, ServerError
 from server.engine.formats import Format
@@ -20,22 +21,24 @@ from server.engine.transcript import Piece
 
 _DONE = b"data: [DONE]\n\n"
 MAX_ARRIVING = 64
-_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+_HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
-class AnswerStream(StreamingResponse):
+class AnswerStream(DirectStream):
     """Answers as server-sent events. A failure in the middle is an error event, and then there is no `[DONE]`."""
 
     def __init__(self, answers: Sequence[Answering], form: Format, envelope: Envelope, *, include_usage: bool) -> None:
+        super().__init__(200, _HEADERS)
         self._answers = answers
-        lines = _events(answers, form, envelope, include_usage=include_usage)
-        super().__init__(lines, media_type="text/event-stream", headers=_HEADERS)
+        self._events = _events(answers, form, envelope, include_usage=include_usage)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            close_all(self._answers)
+    def end(self) -> None:
+        close_all(self._answers)
+
+    async def pass_on(self, send: Send) -> None:
+        async for event in self._events:
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def whole_answer(
@@ -47,18 +50,12 @@ async def whole_answer(
         ServerError: The engine failed on one.
         ClientDisconnect: Nobody waits for them any more; the engine was told.
     """
-    collecting = asyncio.create_task(_collect_all(answers))
-    leaving = asyncio.create_task(_until_gone(request))
     try:
-        await asyncio.wait({collecting, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not collecting.done():
-            raise ClientDisconnect
-        pairs = zip(answers, collecting.result(), strict=True)
-        choices = [form.whole(index, pieces, one.finish_reason) for index, (one, pieces) in enumerate(pairs)]
+        collected = await unless_client_leaves(request.receive, _collect_all(answers))
     finally:
-        collecting.cancel()
-        leaving.cancel()
         close_all(answers)
+    pairs = zip(answers, collected, strict=True)
+    choices = [form.whole(index, pieces, one.finish_reason) for index, (one, pieces) in enumerate(pairs)]
     return JSONResponse(envelope.wrap(form.whole_kind, choices, usage=usage_of(answers)))
 
 
@@ -140,8 +137,7 @@ async def _pump(
 
 
 def _event(document: dict[str, Any]) -> bytes:
-    text = json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return b"data: " + text.encode() + b"\n\n"
+    return b"data: " + to_json(document) + b"\n\n"
 
 
 async def _collect_all(answers: Sequence[Answering]) -> list[list[Piece]]:
@@ -150,8 +146,3 @@ async def _collect_all(answers: Sequence[Answering]) -> list[list[Piece]]:
 
 async def _collect(answering: Answering) -> list[Piece]:
     return [piece async for piece in answering.pieces()]
-
-
-async def _until_gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

@@ -15,6 +15,8 @@ class StopMatcher:
 
     def push(self, text: str) -> str:
         """The text that can no longer become part of a stop string; nothing more once one has matched."""
+        if not self._stops:
+            return text
         if self.has_matched:
             return ""
         text = self._held + text

@@ -6,11 +6,10 @@ import asyncio
 import hmac
 import json
 import uuid
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -20,6 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from registry_hooks.settings import Settings
+from server.direct_stream import App, unless_client_leaves
 from server.garbage import nothing_to_collect
 from server.gateway import info, openai_errors
 from server.gateway.control import Watcher
@@ -29,7 +29,6 @@ from server.gateway.metrics import Metrics
 from server.gateway.openai_errors import ApiProblem
 from server.gateway.outcome import ReloadAnswer, describe, planned
 from server.gateway.proxy import Call, ProblemError, Proxy
-from server.gateway.streaming import App, until_gone
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
 DEFAULT_RELOAD_WAIT_S = 60.0
@@ -167,29 +166,12 @@ async def _forward(request: Request, gateway: Gateway) -> Response:
         body = await _body(request)
         request_id = request.headers.get("x-request-id", "")[:100] or f"req-{uuid.uuid4().hex}"
         call = Call(path=path, body=body, model=_model_of(body), request_id=request_id)
-        response = await _unless_client_leaves(request, request.app.state.proxy.forward(call))
+        response: Response = await unless_client_leaves(request.receive, request.app.state.proxy.forward(call))
     except ProblemError as error:
         gateway.metrics.count_request(path, error.problem.status)
         raise
     gateway.metrics.count_request(path, response.status_code)
     return response
-
-
-async def _unless_client_leaves(request: Request, answering: Coroutine[Any, Any, Response]) -> Response:
-    """The answer, or the end of the work on it when nobody waits for it any more.
-
-    Raises:
-        ClientDisconnect: The client has gone; the engine has been told.
-    """
-    answer, leaving = asyncio.ensure_future(answering), asyncio.ensure_future(until_gone(request.receive))
-    try:
-        await asyncio.wait({answer, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
-            raise ClientDisconnect
-        return answer.result()
-    finally:
-        answer.cancel()
-        leaving.cancel()
 
 
 def _check_key(request: Request, settings: Settings) -> None:

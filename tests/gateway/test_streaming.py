@@ -9,8 +9,9 @@ from typing import Any, cast
 
 import pytest
 
+from server.direct_stream import App
 from server.gateway import openai_errors
-from server.gateway.streaming import App, Stream
+from server.gateway.streaming import Stream
 from server.gateway.upstream import Answer, EngineLostError
 
 DONE = b'data: {"x": 1}\n\ndata: [DONE]\n\n'
