@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from shutil import copy2
 
 import pytest
 
@@ -10,6 +12,7 @@ from pipeline.stack.local import LocalStack
 from registry_hooks.mlflow_registry import MlflowRegistry
 from registry_hooks.s3_store import Credentials, S3Store
 from registry_hooks.settings import Settings
+from tests.publishing.adapters import Workshop
 from tests.publishing.road import Road
 
 
@@ -22,3 +25,12 @@ def road(stack: LocalStack) -> Iterator[Road]:
     registry = MlflowRegistry(stack.tracking_uri, timeout_s=20, write_timeout_s=60)
     yield Road(stack, registry, store)
     registry.close()
+
+
+@pytest.fixture
+def workshop(tiny_checkpoint: Path, tmp_path: Path) -> Workshop:
+    base = tmp_path / "base"
+    base.mkdir()
+    for path in tiny_checkpoint.iterdir():
+        copy2(path, base / path.name)
+    return Workshop(base=base, folder=tmp_path)

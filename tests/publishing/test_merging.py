@@ -4,96 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import copy2
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from pipeline.checkpoint import WEIGHTS_INDEX, inspect
 from pipeline.merging import merge_adapter
-from registry_hooks.errors import CorruptFileError, NotACheckpointError
-
-PREFIX = "base_model.model."
-Q0, Q1, DOWN = "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj", "model.layers.0.mlp.down_proj"
-NORM, EMBEDDING = "model.norm.weight", "model.embed_tokens"
-CONFIG = {
-    "peft_type": "LORA",
-    "r": 4,
-    "lora_alpha": 8,
-    "bias": "none",
-    "fan_in_fan_out": False,
-    "init_lora_weights": True,
-    "loftq_config": {},
-    "rank_pattern": {},
-    "alpha_pattern": {},
-    "use_dora": False,
-    "use_rslora": False,
-}
-
-
-@dataclass
-class Workshop:
-    """Builds adapters for one base model and merges them."""
-
-    base: Path
-    folder: Path
-    config: dict[str, Any] = field(default_factory=lambda: dict(CONFIG))
-    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
-    random: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(3))
-
-    @property
-    def adapter(self) -> Path:
-        return self.folder / "checkpoint-7"
-
-    @property
-    def target(self) -> Path:
-        return self.folder / "merged" / "checkpoint-7"
-
-    def draw(self, *shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=self.random)
-
-    def wrap(self, module: str, *, rank: int = 4) -> None:
-        num_out, num_in = load_file(self.base / "model.safetensors")[f"{module}.weight"].shape
-        self.tensors[f"{PREFIX}{module}.lora_A.weight"] = self.draw(rank, num_in)
-        self.tensors[f"{PREFIX}{module}.lora_B.weight"] = self.draw(num_out, rank)
-
-    def write(self) -> None:
-        self.adapter.mkdir(parents=True, exist_ok=True)
-        (self.adapter / "adapter_config.json").write_text(json.dumps(self.config))
-        save_file(self.tensors, self.adapter / "adapter_model.safetensors")
-        state = {"global_step": 7, "log_history": [{"step": 7, "eval_loss": 1.5}]}
-        (self.adapter / "trainer_state.json").write_text(json.dumps(state))
-
-    def merge(self) -> dict[str, torch.Tensor]:
-        self.write()
-        self.target.parent.mkdir(exist_ok=True)
-        merge_adapter(self.adapter, self.base, self.target)
-        return {k: v for path in sorted(self.target.glob("*.safetensors")) for k, v in load_file(path).items()}
-
-    def dense(self, module: str, scale: float) -> np.ndarray:
-        """B · A computed in another library and another precision."""
-        a, b = (self.tensors[f"{PREFIX}{module}.lora_{side}.weight"].numpy().astype(np.float64) for side in "AB")
-        return np.asarray(scale * np.einsum("or,ri->oi", b, a))
-
-
-@pytest.fixture
-def workshop(tiny_checkpoint: Path, tmp_path: Path) -> Workshop:
-    base = tmp_path / "base"
-    base.mkdir()
-    for path in tiny_checkpoint.iterdir():
-        copy2(path, base / path.name)
-    return Workshop(base=base, folder=tmp_path)
-
-
-def weights_of(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
+from tests.publishing.adapters import DOWN, EMBEDDING, NORM, PREFIX, Q0, Q1, Workshop, weights_of
 
 
 def assert_near(merged: torch.Tensor, base: torch.Tensor, delta: np.ndarray) -> None:
@@ -126,17 +48,24 @@ def test_each_module_has_the_rank_and_alpha_of_its_pattern(workshop: Workshop) -
         assert_near(merged[f"{module}.weight"], base[f"{module}.weight"], workshop.dense(module, scale))
 
 
-def test_a_weight_that_is_stored_transposed_is_changed_transposed(workshop: Workshop) -> None:
-    workshop.config["fan_in_fan_out"] = True
-    num_in, num_out = weights_of(workshop.base)[f"{DOWN}.weight"].shape
-    workshop.tensors = {
-        f"{PREFIX}{DOWN}.lora_A.weight": workshop.draw(4, num_in),
-        f"{PREFIX}{DOWN}.lora_B.weight": workshop.draw(num_out, 4),
-    }
+@pytest.mark.parametrize("flag", [True, False])
+def test_layers_of_gpt2_but_its_head_are_changed_transposed_whatever_the_adapter_says(
+    tmp_path: Path, flag: bool
+) -> None:
+    config = GPT2Config(vocab_size=96, n_embd=32, n_layer=1, n_head=4, n_positions=64, tie_word_embeddings=False)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "base")
+    workshop = Workshop(base=tmp_path / "base", folder=tmp_path)
+    # PEFT saves what the last layer was that it wrapped: false here, true had the head not been wrapped.
+    workshop.config["fan_in_fan_out"] = flag
+    wide, square = "transformer.h.0.attn.c_attn", "transformer.h.0.attn.c_proj"
+    for module, num_in, num_out in ((wide, 32, 96), (square, 32, 32), ("lm_head", 32, 96)):
+        workshop.tensors[f"{PREFIX}{module}.lora_A.weight"] = workshop.draw(4, num_in)
+        workshop.tensors[f"{PREFIX}{module}.lora_B.weight"] = workshop.draw(num_out, 4)
     merged, base = workshop.merge(), weights_of(workshop.base)
 
-    assert num_in != num_out
-    assert_near(merged[f"{DOWN}.weight"], base[f"{DOWN}.weight"], workshop.dense(DOWN, 2.0).T)
+    for module in (wide, square):
+        assert_near(merged[f"{module}.weight"], base[f"{module}.weight"], workshop.dense(module, 2.0).T)
+    assert_near(merged["lm_head.weight"], base["lm_head.weight"], workshop.dense("lm_head", 2.0))
 
 
 @pytest.mark.parametrize(
@@ -148,6 +77,15 @@ def test_a_module_that_was_trained_whole_is_replaced(workshop: Workshop, key: st
     workshop.tensors[PREFIX + key] = trained
 
     assert torch.equal(workshop.merge()[NORM], trained)
+
+
+@pytest.mark.parametrize("beginning", ["gaussian", "eva", "orthogonal", "mica"])
+def test_a_beginning_that_leaves_the_base_alone_is_plain_lora(workshop: Workshop, beginning: str) -> None:
+    workshop.config["init_lora_weights"] = beginning
+    workshop.wrap(Q0)
+    merged, base = workshop.merge(), weights_of(workshop.base)
+
+    assert_near(merged[f"{Q0}.weight"], base[f"{Q0}.weight"], workshop.dense(Q0, 2.0))
 
 
 def test_the_output_head_of_an_untied_base_can_be_wrapped(workshop: Workshop) -> None:
@@ -163,6 +101,18 @@ def test_the_output_head_of_an_untied_base_can_be_wrapped(workshop: Workshop) ->
 
     assert_near(merged["lm_head.weight"], tensors["lm_head.weight"], workshop.dense("lm_head", 2.0))
     assert_near(merged[f"{EMBEDDING}.weight"], tensors[f"{EMBEDDING}.weight"], 2.0 * (b @ a).numpy().T)
+
+
+def test_embeddings_beside_a_head_of_another_name_are_changed_alone(workshop: Workshop) -> None:
+    tensors = weights_of(workshop.base)
+    tensors["embed_out.weight"] = tensors[f"{EMBEDDING}.weight"].clone()
+    save_file(tensors, workshop.base / "model.safetensors", metadata={"format": "pt"})
+    trained = workshop.draw(320, 128)
+    workshop.tensors[f"{PREFIX}{EMBEDDING}.weight"] = trained
+    merged = workshop.merge()
+
+    assert torch.equal(merged[f"{EMBEDDING}.weight"], trained)
+    assert torch.equal(merged["embed_out.weight"], tensors["embed_out.weight"])
 
 
 def test_the_merged_model_answers_as_the_base_with_its_adapter_beside(workshop: Workshop) -> None:
@@ -230,68 +180,3 @@ def test_the_same_folders_give_the_same_bytes(workshop: Workshop) -> None:
     one, other = (p / "model.safetensors" for p in (workshop.target, workshop.folder / "again"))
 
     assert one.read_bytes() == other.read_bytes()
-
-
-def configured(**changes: Any) -> Callable[[Workshop], None]:
-    return lambda workshop: workshop.config.update(changes)
-
-
-def with_tensor(key: str, *shape: int) -> Callable[[Workshop], None]:
-    return lambda workshop: workshop.tensors.update({key: torch.zeros(shape)})
-
-
-REFUSED: dict[str, tuple[Callable[[Workshop], Any], str]] = {
-    "dora": (configured(use_dora=True), "DoRA"),
-    "biases": (configured(bias="lora_only"), "biases"),
-    "biases of lora": (configured(lora_bias=True), "LoRA with biases"),
-    "another kind": (configured(peft_type="IA3"), "IA3"),
-    "pissa": (configured(init_lora_weights="pissa_niter_4"), "changes the base model"),
-    "a variant of tomorrow": (configured(use_newlora=True), "use_newlora"),
-    "a variant with a config": (configured(arrow_config={"top_k": 1}), "arrow_config"),
-    "replicated layers": (configured(layer_replication=[[0, 2]]), "replicated"),
-    "no rank": (configured(r=0), "not a number above 0"),
-    "another rank": (configured(r=8), "but 8 in adapter_config.json"),
-    "a pattern that is none": (configured(rank_pattern={"(": 4}), "malformed pattern"),
-    "only one side": (lambda w: w.tensors.pop(f"{PREFIX}{Q0}.lora_B.weight"), "save was not finished"),
-    "another tensor": (with_tensor(f"{PREFIX}{Q0}.lora_magnitude_vector", 4), "something else"),
-    "no prefix": (with_tensor("model.norm.weight", 128), "something else"),
-    "a module that is not there": (with_tensor(f"{PREFIX}model.other.weight", 4), "which .* has not"),
-    "a larger vocabulary": (with_tensor(f"{PREFIX}{EMBEDDING}.weight", 321, 128), "vocabulary was resized"),
-    "another shape": (with_tensor(f"{PREFIX}{NORM}", 64), "base is another model"),
-    "tied embeddings": (with_tensor(f"{PREFIX}{EMBEDDING}.weight", 320, 128), "output head"),
-    "a base without config": (lambda w: (w.base / "config.json").unlink(), "no base model"),
-    "a base without weights": (lambda w: (w.base / "model.safetensors").unlink(), "has no model.safetensors"),
-}
-
-
-@pytest.mark.parametrize("how", REFUSED)
-def test_what_is_not_plain_lora_is_refused_by_name_and_writes_nothing(workshop: Workshop, how: str) -> None:
-    change, words = REFUSED[how]
-    workshop.wrap(Q0)
-    change(workshop)
-
-    with pytest.raises(NotACheckpointError, match=words):
-        workshop.merge()
-    assert not workshop.target.exists()
-
-
-def test_a_quantized_base_is_refused(workshop: Workshop) -> None:
-    config = json.loads((workshop.base / "config.json").read_text())
-    (workshop.base / "config.json").write_text(json.dumps({**config, "quantization_config": {"bits": 4}}))
-    workshop.wrap(Q0)
-
-    with pytest.raises(NotACheckpointError, match="quantized"):
-        workshop.merge()
-
-
-def test_a_folder_without_an_adapter_is_refused(workshop: Workshop) -> None:
-    with pytest.raises(NotACheckpointError, match=r"adapter_config\.json"):
-        merge_adapter(workshop.base, workshop.base, workshop.target)
-
-
-def test_a_diverged_adapter_is_refused(workshop: Workshop) -> None:
-    workshop.wrap(Q0)
-    workshop.tensors[f"{PREFIX}{Q0}.lora_A.weight"][0, 0] = float("nan")
-
-    with pytest.raises(CorruptFileError, match="not finite"):
-        workshop.merge()
