@@ -10,6 +10,7 @@ from datetime import datetime
 from pipeline.promotion import ledger
 from pipeline.promotion.ledger import Entry
 from pipeline.promotion.marks import write_mark
+from pipeline.promotion.rule import Rule
 from pipeline.promotion.standing import Book, Registry, Standing
 from pipeline.promotion.stepping import Admission, GoBack, NoteMove, PromoteFirst, Settle
 from registry_hooks import contract, events
@@ -42,7 +43,6 @@ class Judgement:
     stories: Mapping[int, tuple[str, str]] = field(default_factory=dict)
     rejected: Mapping[int, str] = field(default_factory=dict)
     numbers: Mapping[str, float] = field(default_factory=dict)
-    policy: str = ""
     document: str = ""
 
 
@@ -133,14 +133,14 @@ class Hands:
         events.logger().warning("version.quarantined", versions=numbers, because=because)
         return numbers
 
-    def conclude(self, judgement: Judgement, seen: Standing, *, now: datetime) -> None:
-        """Write a decision down; of a promotion the intent comes first and the commit last."""
+    def conclude(self, judgement: Judgement, seen: Standing, *, rule: Rule, now: datetime) -> None:
+        """Write a decision by `rule` down; of a promotion the intent comes first and the commit last."""
         entry = Entry(
             kind=judgement.kind,
             because=judgement.because,
             target=judgement.winner,
             previous=seen.production if judgement.winner is not None else None,
-            policy=judgement.policy,
+            rule=rule,
             numbers=judgement.numbers,
             at=now,
         )

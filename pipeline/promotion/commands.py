@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from registry_hooks import settings
+from registry_hooks.errors import SettingsError
 from registry_hooks.settings import Settings
 
 if TYPE_CHECKING:
     from pipeline.promotion.acting import Hands
+    from pipeline.promotion.reconciling import Promoter
+    from pipeline.promotion.rule import Difference
 
 Config = Annotated[Path | None, typer.Option("--config", help="Settings file. Default: configs/local.yaml if there.")]
 Number = Annotated[int, typer.Argument(min=1, help="Number of the version.")]
@@ -53,21 +57,31 @@ def promoter(config: Config = None, test_set: TestSet = None) -> None:
 def reconcile(
     config: Config = None,
     test_set: TestSet = None,
+    without_test_set: Annotated[
+        bool, typer.Option("--without-test-set", help="Let the policy's score_metric decide, in this one pass.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done next.")] = False,
 ) -> None:
-    """Do one pass of the promoter."""
+    """Do one pass of the promoter. Refused without a test set where the last automatic decision was by one."""
     from pipeline.promotion import reconciling, scheduling, wiring
     from pipeline.promotion.stepping import next_step
     from registry_hooks import events
 
+    def wait() -> None:
+        _refuse_weaker(one)  # better known now than after the wait
+        _say("a promoter's own pass is under way, which may score versions: this one waits for its end")
+
     events.configure("ERROR")
+    if test_set is not None and without_test_set:
+        raise SettingsError("--test-set and --without-test-set contradict each other, so nothing was done: give one")
     loaded = _load(config, test_set)
-    with wiring.promoter_of(loaded) as (one, _):
+    with wiring.promoter_of(loaded, without_test_set=without_test_set) as (one, _):
         if dry_run:
+            _warn(one.difference())
             _say(f"next: {reconciling.describe(next_step(one.look()))}")
             return
-        waiting = "a promoter's own pass is under way, which may score versions: this one waits for its end"
-        with scheduling.one_pass(loaded, on_wait=lambda: _say(waiting)):
+        with scheduling.one_pass(loaded, on_wait=wait):
+            _warn(_refuse_weaker(one))
             outcome = one.reconcile()
     for line in (*outcome.done, *(f"look at this: {alert}" for alert in outcome.alerts), f"rests: {outcome.resting}"):
         _say(line)
@@ -146,7 +160,6 @@ def evaluate(
     from pipeline.evaluation import evaluate_command
     from pipeline.evaluation.conduct import conduct_of
     from registry_hooks import events
-    from registry_hooks.errors import SettingsError
 
     events.configure("ERROR")
     loaded = _load(config, test_set)
@@ -174,6 +187,27 @@ def _hands(config: Path | None) -> Iterator[Hands]:
     events.configure("ERROR")
     with wiring.hands_of(_load(config)) as hands:
         yield hands
+
+
+def _refuse_weaker(one: Promoter) -> Difference | None:
+    """How it would decide otherwise than the last automatic decision, where that is no weaker rule.
+
+    Raises:
+        SettingsError: It is a weaker one.
+    """
+    found = one.difference()
+    if found is not None and found.is_weaker:
+        raise SettingsError(
+            f"nothing was done about {one.hands.name}: {found.sentence}; or give --without-test-set, if "
+            f"{one.rule.score_metric} shall decide in this one pass"
+        )
+    return found
+
+
+def _warn(found: Difference | None) -> None:
+    if found is not None:
+        refused = "without --dry-run this pass is refused: " if found.is_weaker else ""
+        print(f"Warning: {refused}{found.sentence}", file=sys.stderr, flush=True)  # noqa: T201 - as `_say`
 
 
 def _load(config: Path | None, test_set: Path | None = None) -> Settings:

@@ -64,7 +64,7 @@ class ItemJudge:
         fresh: dict[int, Evaluation] = {}
         evaluations, rejected, trouble = self._evaluate_all(chosen, fresh, reuse=True)
         if not evaluations:
-            return _nobody(chosen, rejected, trouble, self.policy)
+            return _nobody(chosen, rejected, trouble)
         try:
             base = self._one(incumbent, fresh, reuse=True)
             if len({one.fingerprint for one in (base, *evaluations.values())}) > 1:
@@ -73,9 +73,9 @@ class ItemJudge:
                 evaluations, rejected, trouble = self._evaluate_all(chosen, fresh, reuse=False)
         except RelayError as error:
             because = f"version {incumbent.version}, which is in production, could not be scored: {error}"
-            return Judgement(kind=ledger.ERROR, because=because, policy=self.policy.digest, rejected=rejected)
+            return Judgement(kind=ledger.ERROR, because=because, rejected=rejected)
         if not evaluations:
-            return _nobody(chosen, rejected, trouble, self.policy)
+            return _nobody(chosen, rejected, trouble)
         scored = [_scores(one, evaluations[one.version], self.policy) for one in chosen if one.version in evaluations]
         decision = decide(_scores(incumbent, base, self.policy), scored, policy=self.policy)
         judgement = _judgement(decision, [incumbent, *chosen], self.compare_url)
@@ -145,7 +145,6 @@ def _judgement(decision: Decision, versions: Sequence[ModelVersion], compare_url
         winner=decision.winner,
         stories=stories if decision.verdict.value.lower() != ledger.ERROR else {},
         numbers=_numbers(reports),
-        policy=decision.policy.digest,
         document=json.dumps(report.to_document(decision), indent=1),
     )
 
@@ -165,6 +164,6 @@ def _passed_over(selection: Preselection) -> dict[int, tuple[str, str]]:
     return {one.version: (f"**Not promoted**: {one.why}", one.why) for one in selection.passed_over}
 
 
-def _nobody(chosen: Sequence[ModelVersion], rejected: Mapping[int, str], trouble: str, policy: Policy) -> Judgement:
+def _nobody(chosen: Sequence[ModelVersion], rejected: Mapping[int, str], trouble: str) -> Judgement:
     because = trouble or f"none of the {len(chosen)} candidates could be scored"
-    return Judgement(kind=ledger.ERROR, because=because, rejected=rejected, policy=policy.digest)
+    return Judgement(kind=ledger.ERROR, because=because, rejected=rejected)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from pipeline.promotion import rule as rules
+from pipeline.promotion.rule import Rule
 from registry_hooks import contract
 from registry_hooks.records import RunRecord
 
@@ -27,7 +29,7 @@ class Entry:
         target: The version that the alias names afterwards (of moves), or that it is about; None for no version.
         previous: The version that the alias named before.
         by: `promoter`, `a person` (seen from outside), or the user and host of a command.
-        policy: Digest of the policy that was applied; empty where none was.
+        rule: By what versions were compared; empty where none were.
         numbers: What was measured, shown as the run's metrics.
         at: When it was begun.
         ended_at: When it was committed, the alias moved.
@@ -40,7 +42,7 @@ class Entry:
     target: int | None = None
     previous: int | None = None
     by: str = PROMOTER
-    policy: str = ""
+    rule: Rule = rules.NO_RULE
     numbers: Mapping[str, float] = field(default_factory=dict)
     at: datetime | None = None
     ended_at: datetime | None = None
@@ -66,11 +68,12 @@ def to_run(name: str, entry: Entry) -> RunRecord:
         "target": _NONE if entry.target is None else str(entry.target),
         "previous": _NONE if entry.previous is None else str(entry.previous),
         "by": entry.by,
+        **rules.to_params(entry.rule),
     }
     return RunRecord(
         experiment=contract.decisions_experiment(name),
         run_name=title,
-        params={**params, "policy": entry.policy} if entry.policy else params,
+        params=params,
         metrics=dict(entry.numbers),
         tags={contract.TAG_BECAUSE: entry.because},
         started_at=entry.at,
@@ -85,7 +88,7 @@ def from_run(record: RunRecord) -> Entry:
         target=_number(record.params.get("target")),
         previous=_number(record.params.get("previous")),
         by=record.params.get("by", PERSON),
-        policy=record.params.get("policy", ""),
+        rule=rules.from_params(record.params),
         numbers=record.metrics,
         at=record.started_at,
         ended_at=record.ended_at,

@@ -12,7 +12,9 @@ from datetime import datetime
 from typing import Protocol
 
 from pipeline.promotion import ledger, standing
+from pipeline.promotion import rule as rules
 from pipeline.promotion.acting import Hands, Judgement, SupersededError
+from pipeline.promotion.rule import Difference, Rule
 from pipeline.promotion.standing import Standing
 from pipeline.promotion.stepping import Admission, GoBack, Judge, NoteMove, PromoteFirst, Rest, Settle, Step, next_step
 from registry_hooks import events
@@ -52,12 +54,14 @@ class Promoter:
     """Passes over one registered model. One at a time.
 
     Attributes:
+        rule: By what `judge` compares, for the record.
         silent_after_s: How old a server's heartbeat may be before that is an alert. It is never a reason to move.
     """
 
     hands: Hands
     judge: JudgeOfVersions
     clock: Callable[[], datetime]
+    rule: Rule = rules.NO_RULE
     silent_after_s: float = 120.0
     _last_error: tuple[str, tuple[int, ...]] | None = field(default=None, init=False)
 
@@ -94,6 +98,10 @@ class Promoter:
         """What the registry says now."""
         return standing.read(self.hands.registry, self.hands.book, self.hands.name, self.hands.alias)
 
+    def difference(self) -> Difference | None:
+        """How its rule differs from that of the last automatic decision, which is read; None when it does not."""
+        return rules.difference(standing.last_rule(self.hands.registry, self.hands.name), self.rule)
+
     def _act(self, step: Step, seen: Standing) -> tuple[str, bool]:
         """Do it; what was done, and whether to go on."""
         now = self.clock()
@@ -119,12 +127,12 @@ class Promoter:
         judgement = self.judge.judge(step.incumbent, step.candidates)
         if judgement.kind != ledger.ERROR:
             self._last_error = None
-            self.hands.conclude(judgement, seen, now=now)
+            self.hands.conclude(judgement, seen, rule=self.rule, now=now)
             return f"{judgement.kind}: {judgement.because}", True
         # The same trouble with the same versions is written down once, however often it is met.
         trouble = (judgement.because, tuple(version.version for version in step.candidates))
         if trouble != self._last_error or judgement.rejected:
-            self.hands.conclude(judgement, seen, now=now)
+            self.hands.conclude(judgement, seen, rule=self.rule, now=now)
             self._last_error = trouble
         return f"{judgement.kind}: {judgement.because}", bool(judgement.rejected)
 

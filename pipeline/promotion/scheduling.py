@@ -101,7 +101,7 @@ def run(settings: Settings, *, say: Callable[[str], None]) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     with only_one(settings), promoter_of(settings) as (promoter, lines):
-        for line in lines:
+        for line in (*lines, *_warnings(promoter)):
             say(line)
         passes = Passes(promoter, settings)
         scheduler = _scheduler()
@@ -127,6 +127,15 @@ def run(settings: Settings, *, say: Callable[[str], None]) -> int:
             os._exit(0)
     events.logger().info("promoter.stopped")
     return 0
+
+
+def _warnings(promoter: Promoter) -> list[str]:
+    """What to say of a rule that is not that of the last decision. A registry that is away does not stop the start."""
+    try:
+        found = promoter.difference()
+    except RelayError as error:
+        return [f"Warning: by what rule the last decision was made cannot be told: {error}"]
+    return [f"Warning: {found.sentence}"] if found is not None else []
 
 
 class Passes:

@@ -11,6 +11,7 @@ from typing import Protocol
 from pipeline.promotion import ledger
 from pipeline.promotion.ledger import Entry
 from pipeline.promotion.marks import read_mark
+from pipeline.promotion.rule import Rule
 from registry_hooks import contract
 from registry_hooks.errors import UnknownModelError
 from registry_hooks.ports import IntentLog, ModelOverview, ReportSink, VersionBook, VersionSource
@@ -119,6 +120,16 @@ def read(registry: Registry, book: Book, name: str, alias: str, *, thorough: boo
             if key.startswith(contract.TAG_SERVER_PREFIX)
         },
     )
+
+
+def last_rule(registry: ModelOverview, name: str) -> Rule | None:
+    """By what the last automatic decision compared versions; None when none of the newest runs says so.
+
+    What a person did is passed over, and so is a pass in which a person wanted the metric to decide.
+    """
+    runs = registry.latest_runs(contract.decisions_experiment(name), _NUM_ENTRIES[0])
+    entries = (ledger.from_run(run) for run in runs)
+    return next((entry.rule for entry in entries if entry.is_automatic and entry.rule.is_of_settings), None)
 
 
 def is_judged(version: ModelVersion) -> bool:

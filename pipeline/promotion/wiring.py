@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 from pipeline.compare_link import compare_link
 from pipeline.connecting import connected
 from pipeline.evaluation.conduct import conduct_of
 from pipeline.promotion.acting import Hands
+from pipeline.promotion.moves import this_person
 from pipeline.promotion.policy import Policy, load_policy
 from pipeline.promotion.reconciling import JudgeOfVersions, Promoter
+from pipeline.promotion.rule import Rule
 from registry_hooks import events
 from registry_hooks.errors import RelayError
 from registry_hooks.mlflow_promotion import MlflowPromotion
@@ -37,8 +41,12 @@ def hands_of(settings: Settings) -> Iterator[Hands]:
 
 
 @contextmanager
-def promoter_of(settings: Settings) -> Iterator[tuple[Promoter, list[str]]]:
+def promoter_of(settings: Settings, *, without_test_set: bool = False) -> Iterator[tuple[Promoter, list[str]]]:
     """A promoter, and what its policy can show on its test set, as lines for people.
+
+    Args:
+        settings: All of them.
+        without_test_set: Whether a person wants the policy's `score_metric` to decide, whatever the settings say.
 
     Raises:
         SettingsError: The policy contradicts itself.
@@ -47,9 +55,12 @@ def promoter_of(settings: Settings) -> Iterator[tuple[Promoter, list[str]]]:
     policy = load_policy(settings.promoter.policy)
     with connected(settings) as registry:
         hands = _hands(settings, registry)
-        judge, lines = _judge(settings, registry, policy)
+        path = None if without_test_set else settings.evaluate.test_set
+        judge, rule, lines = _judge(settings, registry, policy, path)
+        if without_test_set:
+            rule = replace(rule, asked_by=this_person())
         silent_after_s = settings.promoter.silent_after_s
-        promoter = Promoter(hands=hands, judge=judge, clock=clock, silent_after_s=silent_after_s)
+        promoter = Promoter(hands=hands, judge=judge, rule=rule, clock=clock, silent_after_s=silent_after_s)
         yield promoter, [f"policy {policy.digest}", *lines]
 
 
@@ -73,22 +84,25 @@ def _hands(settings: Settings, registry: MlflowRegistry) -> Hands:
     )
 
 
-def _judge(settings: Settings, registry: MlflowRegistry, policy: Policy) -> tuple[JudgeOfVersions, list[str]]:
+def _judge(
+    settings: Settings, registry: MlflowRegistry, policy: Policy, path: Path | None
+) -> tuple[JudgeOfVersions, Rule, list[str]]:
     from pipeline.promotion.judging import ItemJudge, MetricJudge  # numpy and scipy: half a second
 
     def url(versions: Sequence[ModelVersion]) -> str:
         runs = {str(version.version): version.run_id for version in versions if version.run_id}
         return compare_link(settings.tracking_uri, settings.registry.name, runs)
 
-    if settings.evaluate.test_set is None:
+    if path is None:
         direction = "lower" if policy.lower_is_better else "higher"
         line = f"no test set (evaluate.test_set): {policy.score_metric} decides, {direction} is better (point estimate)"
-        return MetricJudge(source=registry, policy=policy, compare_url=url), [line]
+        rule = Rule(policy=policy.digest, score_metric=policy.score_metric)
+        return MetricJudge(source=registry, policy=policy, compare_url=url), rule, [line]
     from pipeline.evaluation import test_set as test_sets
     from pipeline.evaluation.scoring import Scoring
     from pipeline.promotion.detectable import smallest_difference_lines
 
-    test_set = test_sets.load(settings.evaluate.test_set)
+    test_set = test_sets.load(path)
     scoring = Scoring(
         settings=settings,
         conduct=conduct_of(settings),
@@ -97,4 +111,10 @@ def _judge(settings: Settings, registry: MlflowRegistry, policy: Policy) -> tupl
         store=S3Store(settings.store, settings.s3_endpoint_url),
     )
     judge = ItemJudge(source=registry, policy=policy, compare_url=url, known=scoring.known, evaluate=scoring.score)
-    return judge, smallest_difference_lines(len(test_set.items), test_set.slices, policy)
+    rule = Rule(
+        policy=policy.digest,
+        test_set=test_set.name,
+        test_set_digest=test_set.digest,
+        test_set_source=str(path.absolute()),
+    )
+    return judge, rule, smallest_difference_lines(len(test_set.items), test_set.slices, policy)

@@ -105,6 +105,8 @@ class Slow:
     def reconcile(self):
         print("scoring", flush=True)
         time.sleep(600)
+    def difference(self):
+        return None
 @contextlib.contextmanager
 def promoter_of(settings):
     yield Slow(), []

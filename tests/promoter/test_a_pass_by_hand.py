@@ -1,0 +1,252 @@
+"""`relay reconcile` beside a promoter with other settings: what decided last is not replaced by something weaker."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import cli
+from pipeline.evaluation import test_set as test_sets
+from pipeline.promotion import ledger, moves, scheduling, wiring
+from pipeline.promotion.ledger import Entry
+from pipeline.promotion.policy import Policy
+from pipeline.promotion.rule import Rule
+from registry_hooks import contract, events
+from registry_hooks.settings import RegistrySettings, Settings
+
+NAME = "model"
+LINE = '{"id": "a", "prompt": "7 is", "answer": " odd"}\n'
+POLICY = Policy().digest
+
+Relay = Callable[..., tuple[int, str, str]]
+
+
+class EndedError(Exception):
+    """The promoter's start got as far as its schedule."""
+
+
+@pytest.fixture
+def test_set(tmp_path: Path) -> Path:
+    path = tmp_path / "held-out.jsonl"
+    path.write_text(LINE)
+    return path
+
+
+@pytest.fixture
+def by_test_set(test_set: Path) -> Rule:
+    """The rule of a promoter that has the test set."""
+    digest = test_sets.load(test_set).digest
+    return Rule(policy=POLICY, test_set="held-out", test_set_digest=digest, test_set_source=str(test_set))
+
+
+@pytest.fixture
+def wired(world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Commands meet the registry in memory."""
+
+    @contextmanager
+    def connected(settings: Settings) -> Iterator[Any]:
+        yield world.registry
+
+    monkeypatch.setattr(wiring, "connected", connected)
+    monkeypatch.setattr(wiring, "_hands", lambda *_: world.hands)
+    monkeypatch.setattr(wiring, "MlflowScores", lambda _: None)
+    monkeypatch.setattr(wiring, "S3Store", lambda *_: None)
+    monkeypatch.setattr(scheduling.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(events, "configure", lambda *_: None)  # the log's format is that of the whole process
+    monkeypatch.setenv("RELAY_REGISTRY__NAME", NAME)
+    monkeypatch.chdir(tmp_path)
+    return world
+
+
+@pytest.fixture
+def relay(wired: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Relay:
+    """Runs a command; its exit code and what it printed on stdout and stderr."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["relay", *arguments])
+        capsys.readouterr()  # what was logged before
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return (int(ended.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def judged(wired: Any, by_test_set: Rule) -> Any:
+    """Version 2 was promoted by the test set, and version 3 waits."""
+    wired.promoter.rule = by_test_set
+    for score in (1, 5):
+        wired.publish(score=score)
+        wired.promoter.reconcile()
+    wired.publish(score=9)
+    return wired
+
+
+def test_a_pass_without_the_test_set_that_decided_last_is_refused(judged: Any, relay: Relay, test_set: Path) -> None:
+    before = judged.kinds()
+
+    code, out, err = relay("reconcile")
+
+    assert (code, out) == (2, "")
+    assert err.startswith(
+        f"error: nothing was done about {NAME}: the last automatic decision was by test set held-out ("
+    )
+    assert f"here it would be by eval_loss with policy {POLICY}, a weaker rule" in err
+    assert f"Set evaluate.test_set (RELAY_EVALUATE__TEST_SET) to that test set, read from {test_set} then" in err
+    assert "give --without-test-set, if eval_loss shall decide" in err
+    assert err.count("\n") == 1
+    assert (judged.kinds(), judged.production) == (before, 2)
+    assert contract.TAG_STATE not in judged.tags(3)
+
+
+def test_who_asks_for_the_metric_gets_it_for_one_pass(judged: Any, relay: Relay, test_set: Path) -> None:
+    code, _, err = relay("reconcile", "--without-test-set")
+    told = dict(judged.registry.records[-1].params)
+    again, *_ = relay("reconcile")
+
+    assert (code, again) == (0, 2)
+    assert err.startswith("Warning: the last automatic decision was by test set held-out (")
+    assert (told["kind"], told["score_metric"], told["asked_by"]) == ("error", "eval_loss", moves.this_person())
+    assert "test_set" not in told
+
+
+def test_asking_for_the_metric_counts_more_than_the_settings(
+    judged: Any, relay: Relay, test_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RELAY_EVALUATE__TEST_SET", str(test_set))
+    code, *_ = relay("reconcile", "--without-test-set")
+    both, _, err = relay("reconcile", "--without-test-set", "--test-set", str(test_set))
+
+    assert (code, both) == (0, 2)
+    assert judged.registry.records[-1].params["score_metric"] == "eval_loss"
+    assert "contradict each other, so nothing was done" in err
+
+
+def test_a_dry_run_warns_in_place_of_the_refusal(judged: Any, relay: Relay) -> None:
+    code, out, err = relay("reconcile", "--dry-run")
+
+    assert (code, out) == (0, "next: version 3 admitted: published whole; it waits to be compared\n")
+    assert err.startswith(
+        "Warning: without --dry-run this pass is refused: the last automatic decision was by test set"
+    )
+
+
+@pytest.mark.parametrize("other", ["test set", "policy"])
+def test_another_test_set_or_policy_is_one_line_of_warning(
+    settled: Any, relay: Relay, test_set: Path, by_test_set: Rule, other: str
+) -> None:
+    last = {"test_set_digest": "b" * 64} if other == "test set" else {"policy": "c" * 16}
+    settled.registry.record_run(ledger.to_run(NAME, Entry(kind="keep", because="", rule=replace(by_test_set, **last))))
+
+    code, out, err = relay("reconcile", "--test-set", str(test_set))
+
+    assert (code, out) == (0, "rests: nothing new\n")
+    assert err.startswith("Warning: the last automatic decision was by test set held-out (")
+    assert f"; here it would be by test set held-out ({by_test_set.test_set_digest[:12]}) with policy {POLICY}\n" in err
+    assert err.count("\n") == 1
+
+
+def test_the_same_test_set_in_another_file_is_the_same_rule(
+    settled: Any, relay: Relay, tmp_path: Path, by_test_set: Rule
+) -> None:
+    settled.registry.record_run(ledger.to_run(NAME, Entry(kind="keep", because="", rule=by_test_set)))
+    copy = tmp_path / "copy.jsonl"
+    copy.write_text(LINE)
+
+    assert relay("reconcile", "--test-set", str(copy)) == (0, "rests: nothing new\n", "")
+
+
+def test_without_any_decision_yet_nothing_is_refused(wired: Any, relay: Relay) -> None:
+    wired.publish()
+    first = relay("reconcile")
+    wired.publish()
+    second = relay("reconcile")
+
+    assert [(code, err) for code, _, err in (first, second)] == [(0, ""), (0, "")]
+    assert wired.registry.records[-1].params["score_metric"] == "eval_loss"
+
+
+def test_what_a_person_did_since_is_passed_over(judged: Any, relay: Relay) -> None:
+    judged.person_moves(1)
+    judged.promoter.reconcile()
+    moves.freeze(judged.hands, why="release week", now=judged.now())
+    by_ada = Entry(kind=ledger.MANUAL, because="by a script", by="ada@box", rule=Rule(score_metric="eval_loss"))
+    judged.registry.record_run(ledger.to_run(NAME, by_ada))
+
+    code, _, err = relay("reconcile")
+
+    assert (code, "nothing was done" in err) == (2, True)
+
+
+def test_where_the_metric_decided_last_it_may_again(judged: Any, relay: Relay) -> None:
+    judged.promoter.rule = Rule(policy=POLICY, score_metric="eval_loss")
+    judged.promoter.reconcile()
+
+    assert relay("reconcile") == (0, "rests: nothing new\n", "")
+
+
+def test_a_pass_that_would_wait_is_refused_before_it_waits(
+    judged: Any, relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduling.file_lock, "exclusive", lambda _: pytest.fail("it waits"))
+    with scheduling.one_pass(Settings(registry=RegistrySettings(name=NAME))):
+        code, out, _ = relay("reconcile")
+
+    assert (code, out) == (2, "")
+
+
+def test_what_was_decided_while_a_pass_waited_counts(
+    settled: Any, relay: Relay, by_test_set: Rule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def end_of_the_promoters_pass(_: Path) -> Iterator[None]:
+        settled.registry.record_run(ledger.to_run(NAME, Entry(kind="keep", because="", rule=by_test_set)))
+        yield
+
+    monkeypatch.setattr(scheduling.file_lock, "exclusive", end_of_the_promoters_pass)
+    with scheduling.one_pass(Settings(registry=RegistrySettings(name=NAME))):
+        code, out, _ = relay("reconcile")
+
+    assert (code, "this one waits" in out) == (2, True)
+
+
+def test_it_costs_one_look_at_the_runs_by_hand_and_none_in_the_promoters_passes(
+    settled: Any, relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+    look = settled.registry.latest_runs
+    monkeypatch.setattr(settled.registry, "latest_runs", lambda name, limit: looks.append(limit) or look(name, limit))
+    settled.promoter.reconcile()
+    of_the_promoter = len(looks)
+    relay("reconcile")
+
+    assert (of_the_promoter, len(looks) - of_the_promoter) == (1, 2)
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+def test_a_promoter_without_the_test_set_that_decided_last_says_so_at_its_start(
+    judged: Any, monkeypatch: pytest.MonkeyPatch, is_away: bool
+) -> None:
+    def ended() -> None:
+        raise EndedError
+
+    monkeypatch.setattr(scheduling, "_scheduler", ended)
+    monkeypatch.setattr(scheduling.signal, "signal", lambda *_: None)
+    judged.registry.down = is_away
+    said: list[str] = []
+
+    with pytest.raises(EndedError):
+        scheduling.run(Settings(registry=RegistrySettings(name=NAME)), say=said.append)
+
+    begins = (
+        "by what rule the last decision was made cannot" if is_away else "the last automatic decision was by test set"
+    )
+    assert said[1].startswith("no test set (evaluate.test_set): eval_loss decides")
+    assert said[2].startswith(f"Warning: {begins}")
