@@ -16,7 +16,6 @@ from registry_hooks.settings import Settings
 
 if TYPE_CHECKING:
     from pipeline.promotion.acting import Hands
-    from pipeline.promotion.reconciling import Promoter
     from pipeline.promotion.rule import Difference
 
 Config = Annotated[Path | None, typer.Option("--config", help="Settings file. Default: configs/local.yaml if there.")]
@@ -62,14 +61,10 @@ def reconcile(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done next.")] = False,
 ) -> None:
-    """Do one pass of the promoter. Refused without a test set where the last automatic decision was by one."""
+    """Do one pass of the promoter. It compares nothing by a weaker rule than the last automatic decision."""
     from pipeline.promotion import reconciling, scheduling, wiring
     from pipeline.promotion.stepping import next_step
     from registry_hooks import events
-
-    def wait() -> None:
-        _refuse_weaker(one)  # better known now than after the wait
-        _say("a promoter's own pass is under way, which may score versions: this one waits for its end")
 
     events.configure("ERROR")
     if test_set is not None and without_test_set:
@@ -80,11 +75,18 @@ def reconcile(
             _warn(one.difference())
             _say(f"next: {reconciling.describe(next_step(one.look()))}")
             return
-        with scheduling.one_pass(loaded, on_wait=wait):
-            _warn(_refuse_weaker(one))
-            outcome = one.reconcile()
+        waiting = "a promoter's own pass is under way, which may score versions: this one waits for its end"
+        with scheduling.one_pass(loaded, on_wait=lambda: _say(waiting)):
+            found = one.difference()
+            outcome = one.reconcile(compares=found is None or not found.is_weaker)
     for line in (*outcome.done, *(f"look at this: {alert}" for alert in outcome.alerts), f"rests: {outcome.resting}"):
         _say(line)
+    if found is not None and outcome.is_held_back:
+        raise SettingsError(
+            f"no versions of {one.hands.name} were compared: {found.sentence}; or give --without-test-set, if "
+            f"{one.rule.score_metric} shall decide in this one pass"
+        )
+    _warn(found)
 
 
 def promote(number: Number, why: Why = "a person's choice", config: Config = None) -> None:
@@ -189,25 +191,9 @@ def _hands(config: Path | None) -> Iterator[Hands]:
         yield hands
 
 
-def _refuse_weaker(one: Promoter) -> Difference | None:
-    """How it would decide otherwise than the last automatic decision, where that is no weaker rule.
-
-    Raises:
-        SettingsError: It is a weaker one.
-    """
-    found = one.difference()
-    if found is not None and found.is_weaker:
-        raise SettingsError(
-            f"nothing was done about {one.hands.name}: {found.sentence}; or give --without-test-set, if "
-            f"{one.rule.score_metric} shall decide in this one pass"
-        )
-    return found
-
-
 def _warn(found: Difference | None) -> None:
     if found is not None:
-        refused = "without --dry-run this pass is refused: " if found.is_weaker else ""
-        print(f"Warning: {refused}{found.sentence}", file=sys.stderr, flush=True)  # noqa: T201 - as `_say`
+        print(f"Warning: {found.sentence}", file=sys.stderr, flush=True)  # noqa: T201 - as `_say`
 
 
 def _load(config: Path | None, test_set: Path | None = None) -> Settings:

@@ -42,11 +42,13 @@ class Outcome:
     Attributes:
         done: One sentence per step that changed something.
         alerts: What a person should look at.
+        is_held_back: Whether it ended where versions were to be compared.
     """
 
     done: Sequence[str]
     resting: str
     alerts: Sequence[str]
+    is_held_back: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,8 +67,11 @@ class Promoter:
     silent_after_s: float = 120.0
     _last_error: tuple[str, tuple[int, ...]] | None = field(default=None, init=False)
 
-    def reconcile(self) -> Outcome:
+    def reconcile(self, *, compares: bool = True) -> Outcome:
         """Do all that is to be done now.
+
+        Args:
+            compares: Whether versions may be compared; where not, the pass ends before that.
 
         Raises:
             UnknownModelError: There is no such registered model.
@@ -79,6 +84,9 @@ class Promoter:
             if isinstance(step, Rest):
                 self.hands.note_judged_through(seen)
                 return Outcome(done=done, resting=step.because, alerts=self._alerts(seen))
+            if isinstance(step, Judge) and not compares:
+                resting = f"it does not {describe(step)}"
+                return Outcome(done=done, resting=resting, alerts=self._alerts(seen), is_held_back=True)
             try:
                 because, go_on = self._act(step, seen)
             except SupersededError as error:

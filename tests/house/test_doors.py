@@ -19,7 +19,8 @@ TORCH_ROOMS = (
     "pipeline/demo/*.py",
     "pipeline/watching/callback.py",
 )
-WEB_ROOMS = ("server/gateway/*.py", "server/engine/*.py")
+# How a stream is written is the same in both servers.
+WEB_ROOMS = ("server/gateway/*.py", "server/engine/*.py", "server/direct_stream.py")
 TERMINAL_ROOMS = (
     "pipeline/cli.py",
     "pipeline/*_command.py",
