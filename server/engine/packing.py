@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from server.engine.row_groups import RowGroup, grouped
+from server.engine.short_pieces import Segment, ShortPieces, read_together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,16 +31,6 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Segment:
-    """A piece of a prompt within the pass: tokens `start`..`end` of T belong to `row`, after `past` earlier ones."""
-
-    row: int
-    past: int
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Pack:
     """What the model and the attention function are given.
 
@@ -47,6 +38,8 @@ class Pack:
         num_decoding: B.
         lengths_B: Tokens of each decoding row, the new one counted.
         groups: All decoding rows, cut into those that are read together.
+        short_pieces: Pieces of prompts that are read together.
+        segments: Those that are read one by one.
         kept_N: Which tokens' logits are wanted; one at least.
         logits_of: How many rows of logits each piece gets, in the order of the pieces.
     """
@@ -57,6 +50,7 @@ class Pack:
     num_decoding: int
     lengths_B: torch.Tensor
     groups: tuple[RowGroup, ...]
+    short_pieces: tuple[ShortPieces, ...]
     segments: tuple[Segment, ...]
     kept_N: torch.Tensor
     logits_of: tuple[int, ...]
@@ -82,6 +76,7 @@ def pack(pieces: Sequence[Piece], *, num_decoding: int, call_places: int, device
         if number >= num_decoding:
             segments.append(Segment(row=piece.row, past=piece.past, start=start, end=end))
     kept = kept or [len(tokens) - 1]  # a model computes the logits of all tokens when it is asked for none
+    together, alone = read_together(segments, call_places=call_places, device=device)
     lengths = [piece.past + 1 for piece in pieces[:num_decoding]]
     return Pack(
         ids_1T=torch.tensor([tokens], device=device),
@@ -90,7 +85,8 @@ def pack(pieces: Sequence[Piece], *, num_decoding: int, call_places: int, device
         num_decoding=num_decoding,
         lengths_B=torch.tensor(lengths, device=device),
         groups=grouped(lengths, call_places=call_places),
-        segments=tuple(segments),
+        short_pieces=together,
+        segments=alone,
         kept_N=torch.tensor(kept, device=device),
         logits_of=tuple(piece.num_logits for piece in pieces),
     )

@@ -41,14 +41,20 @@ class Running:
         return tokens_of(self.ask)
 
     @property
+    def num_to_read(self) -> int:
+        """Prompt tokens that a pass must see: all, but the last one when nothing is made after it."""
+        num_tokens = len(self.ask.prompt_ids)
+        return num_tokens if self.ask.max_new_tokens else max(1, num_tokens - 1)
+
+    @property
     def num_unread(self) -> int:
         """Prompt tokens that no pass has seen yet."""
-        return max(0, len(self.ask.prompt_ids) - self.num_stored)
+        return max(0, self.num_to_read - self.num_stored)
 
     @property
     def num_reusable(self) -> int:
         """Prompt tokens before the first whose logits are wanted, which score the next one."""
-        last = len(self.ask.prompt_ids) - 1
+        last = self.num_to_read - 1
         return last if self.ask.scores_from is None else min(last, self.ask.scores_from - 1)
 
     def stored_tokens(self, limit: int | None = None) -> tuple[int, ...]:
@@ -62,7 +68,7 @@ class Running:
         if not self.num_unread:
             return Piece(row=self.row, past=self.num_stored, tokens=(self.made[-1],))
         first = max(self.num_stored, self.num_reusable)
-        end = min(len(self.ask.prompt_ids), self.num_stored + limit, first + max_logits)
+        end = min(self.num_to_read, self.num_stored + limit, first + max_logits)
         return Piece(
             row=self.row,
             past=self.num_stored,

@@ -3,12 +3,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise, product
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from server.engine import attention
 from server.engine.attention import Pass, packed_attention
 from server.engine.packing import Piece, pack
 from server.engine.row_groups import grouped
@@ -75,19 +77,26 @@ def test_rows_of_like_length_are_read_together(lengths: list[int]) -> None:
 
 
 def attended(
-    rows: Slots, qkv: Sequence[torch.Tensor], lengths: list[int], window: int | None, *, call_places: int
+    rows: Slots,
+    qkv: Sequence[torch.Tensor],
+    lengths: list[int],
+    window: int | None,
+    *,
+    call_places: int,
+    min_pairs: int,
 ) -> torch.Tensor:
     """One decoding token of each row, through the attention function."""
     pieces = [Piece(row=row, past=length - 1, tokens=(1,)) for row, length in enumerate(lengths)]
     packed = pack(pieces, num_decoding=len(lengths), call_places=call_places, device="cpu")
     module, relay = SimpleNamespace(layer_idx=0), Pass(pack=packed, slots=rows)
-    return packed_attention(module, *qkv, None, relay=relay, sliding_window=window)[0][0]
+    with patch.object(attention, "MIN_PLAIN_PAIRS", min_pairs):
+        return packed_attention(module, *qkv, None, relay=relay, sliding_window=window)[0][0]
 
 
 @settings(deadline=None)
-@given(lengths_of_rows, st.sampled_from([None, 1, 5]))
+@given(lengths_of_rows, st.sampled_from([None, 1, 5]), st.sampled_from([0, NEVER]))
 def test_rows_attend_in_groups_as_they_do_in_one_call_and_as_the_formula_says(
-    lengths: list[int], window: int | None
+    lengths: list[int], window: int | None, min_pairs: int
 ) -> None:
     dice = torch.Generator().manual_seed(0)
     rows = Slots(SHAPE, dtype=torch.float32, device="cpu")
@@ -96,9 +105,10 @@ def test_rows_attend_in_groups_as_they_do_in_one_call_and_as_the_formula_says(
     sizes = ((1, num_heads, len(lengths), HEAD_DIM) for num_heads in (NUM_HEADS, NUM_KV_HEADS, NUM_KV_HEADS))
     queries, keys, values = qkv = [torch.randn(size, generator=dice) for size in sizes]
     stored = [(rows.keys_RKLD[0].clone(), keys), (rows.values_RKLD[0].clone(), values)]
-    in_groups = attended(rows, qkv, lengths, window, call_places=0)
+    in_groups = attended(rows, qkv, lengths, window, call_places=0, min_pairs=min_pairs)
+    in_one_call = attended(rows, qkv, lengths, window, call_places=NEVER, min_pairs=min_pairs)
 
-    torch.testing.assert_close(in_groups, attended(rows, qkv, lengths, window, call_places=NEVER))
+    torch.testing.assert_close(in_groups, in_one_call)
     for row, length in enumerate(lengths):
         first = max(0, length - window) if window else 0
         for head in range(NUM_HEADS):
