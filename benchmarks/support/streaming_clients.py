@@ -9,6 +9,7 @@ import re
 import statistics
 import string
 import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,7 +89,8 @@ async def _stream(way: Upstream, target: Target, text: str, load: Load) -> None:
     message = {"role": "user", "content": text}
     body = {"model": target.model, "messages": [message], "max_tokens": NEW_TOKENS, "stream": True} | target.extra
     last, seen, rest, counted = time.perf_counter(), -target.num_leading, b"", 0
-    answer = await way.post("/v1/chat/completions", json.dumps(body).encode(), request_id="load")
+    request_id = uuid.uuid4().hex  # the peer tells requests apart by it
+    answer = await way.post("/v1/chat/completions", json.dumps(body).encode(), request_id=request_id)
     while received := await answer.read():
         now = time.perf_counter()
         whole, _, rest = (rest + received).rpartition(b"\n\n")
