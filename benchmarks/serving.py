@@ -35,7 +35,7 @@ from registry_hooks.s3_store import S3Store
 from registry_hooks.settings import RegistrySettings, Settings, StackSettings
 
 CLIENTS = (1, 4, 16, 64)
-REQUESTS = {1: 6, 4: 16, 16: 48, 64: 96}
+REQUESTS = {1: 6, 4: 16, 16: 48, 64: 192}
 QUICK_REQUESTS = {1: 1, 4: 4, 16: 16, 64: 64}
 # A gateway's spare process imports torch when the gateway has been idle; that ends before anything is measured.
 SETTLE_S = 20.0

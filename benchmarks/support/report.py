@@ -54,13 +54,19 @@ class Report:
         print(text)
 
 
+# Two processors of one name may differ in it, and in what the linear layers gain from another layout.
+_VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}
+
+
 def hardware() -> str:
     """Processor, cores, memory and accelerator of this machine."""
     model = platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
-        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
+        text = cpuinfo.read_text()
+        names = [line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line]
+        width = next((name for flag, name in _VECTORS.items() if f" {flag} " in text), "no AVX2")
+        model = f"{names[0]} with {width}" if names else model
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{model}, {cores} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, {platform.system()}{_gpu()}"
 

@@ -45,7 +45,8 @@ class Pass:
 
     @cached_property
     def places_KT(self) -> torch.Tensor:
-        return self.slots.places(self.pack.rows_T, self.pack.positions_1T[0])
+        rows_T = self.pack.rows_T
+        return self.slots.places(rows_T, self.pack.positions_1T[0, : len(rows_T)])
 
     def mask(self, of: RowGroup | Segment | ShortPieces, window: int | None, dtype: torch.dtype) -> torch.Tensor:
         """What is added to the scores: 0 where a token may look, else minus infinity."""
@@ -83,8 +84,10 @@ def packed_attention(
             raise UnsupportedAttentionError(f"its attention takes {name}")
     slots, pack = relay.slots, relay.pack
     layer = module.layer_idx
-    slots.write(layer, relay.places_KT, key_1KTD[0], value_1KTD[0])
+    num_tokens = len(pack.rows_T)
+    slots.write(layer, relay.places_KT, key_1KTD[0, :, :num_tokens], value_1KTD[0, :, :num_tokens])
     output_THD = query_1HTD.new_empty(query_1HTD.shape[2], query_1HTD.shape[1], query_1HTD.shape[3])
+    output_THD[num_tokens:] = 0  # what fills the pass up must not be what lay in memory: it may be NaN
     for group in pack.groups:
         query_HBD = query_1HTD[0, :, group.first : group.end]
         output_THD[group.first : group.end] = _decode(query_HBD, group, relay, layer, scaling, sliding_window)

@@ -19,7 +19,8 @@ from server.engine.asks import Ask, Failed, Finished, PromptReused, PromptScored
 from server.engine.attention import Pass
 from server.engine.generation import score_tokens
 from server.engine.loading import LoadedModel
-from server.engine.packing import Pack, Piece, pack
+from server.engine.packed_linear import few_sizes, has_packed
+from server.engine.packing import Pack, Piece, as_many, pack
 from server.engine.rows import Rows
 from server.engine.sampling import Sampler, pick_all
 from server.engine.sequence import Running, tokens_of
@@ -42,6 +43,7 @@ class Batch:
     def __init__(self, loaded: LoadedModel, slots: Slots) -> None:
         self._loaded = loaded
         self._rows = Rows(slots, device=loaded.device)
+        self._size_for = few_sizes if has_packed(loaded.model) else as_many
         self._decoding: list[Running] = []
         self._reading: deque[Running] = deque()
         unnoticed = UNNOTICED_PARAMETER_TOKENS // max(1, loaded.num_parameters)
@@ -136,6 +138,7 @@ class Batch:
             num_decoding=len(self._decoding),
             call_places=self._rows.slots.call_places,
             device=self._loaded.device,
+            size_for=self._size_for,
         )
         logits_NV = self.forward(packed)
         ready: list[tuple[Running, int]] = []
@@ -184,7 +187,7 @@ class Batch:
             **keep,
         )
         logits_NV: torch.Tensor = output.logits[0] if keep else output.logits[0][packed.kept_N]
-        return logits_NV.float()
+        return logits_NV[: max(1, sum(packed.logits_of))].float()
 
     def _score_prompt(self, running: Running, piece: Piece, logits_NV: torch.Tensor) -> None:
         ask = running.ask

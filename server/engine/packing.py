@@ -5,7 +5,7 @@ Pure but for the tensors. T tokens in the pass, B of them of requests that decod
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +35,8 @@ class Pack:
     """What the model and the attention function are given.
 
     Attributes:
+        ids_1T, positions_1T: Filled up at the end to a size that the caller chose; nothing is stored of what fills up.
+        rows_T: Of the tokens without those that fill up.
         num_decoding: B.
         lengths_B: Tokens of each decoding row, the new one counted.
         groups: All decoding rows, cut into those that are read together.
@@ -56,11 +58,24 @@ class Pack:
     logits_of: tuple[int, ...]
 
 
-def pack(pieces: Sequence[Piece], *, num_decoding: int, call_places: int, device: str) -> Pack:
+def as_many(number: int) -> int:
+    """The same number."""
+    return number
+
+
+def pack(
+    pieces: Sequence[Piece],
+    *,
+    num_decoding: int,
+    call_places: int,
+    device: str,
+    size_for: Callable[[int], int] = as_many,
+) -> Pack:
     """Lay pieces out for one pass; the first `num_decoding` are single tokens of rows 0..B-1, in that order.
 
     Args:
         call_places: What one more call of attention costs, as `grouped` wants it.
+        size_for: To how many tokens so many are filled up, and to how many rows of logits.
     """
     tokens: list[int] = []
     positions: list[int] = []
@@ -76,17 +91,18 @@ def pack(pieces: Sequence[Piece], *, num_decoding: int, call_places: int, device
         if number >= num_decoding:
             segments.append(Segment(row=piece.row, past=piece.past, start=start, end=end))
     kept = kept or [len(tokens) - 1]  # a model computes the logits of all tokens when it is asked for none
+    num_more = size_for(len(tokens)) - len(tokens)
     together, alone = read_together(segments, call_places=call_places, device=device)
     lengths = [piece.past + 1 for piece in pieces[:num_decoding]]
     return Pack(
-        ids_1T=torch.tensor([tokens], device=device),
-        positions_1T=torch.tensor([positions], device=device),
+        ids_1T=torch.tensor([tokens + tokens[-1:] * num_more], device=device),
+        positions_1T=torch.tensor([positions + positions[-1:] * num_more], device=device),
         rows_T=torch.tensor(rows, device=device),
         num_decoding=num_decoding,
         lengths_B=torch.tensor(lengths, device=device),
         groups=grouped(lengths, call_places=call_places),
         short_pieces=together,
         segments=alone,
-        kept_N=torch.tensor(kept, device=device),
+        kept_N=torch.tensor(kept + kept[-1:] * (size_for(len(kept)) - len(kept)), device=device),
         logits_of=tuple(piece.num_logits for piece in pieces),
     )

@@ -11,17 +11,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from server.engine import batching, choosing, packed_linear, slots
+from server.engine import batching, choosing, slots
 from server.engine.asks import Ask, Event, Failed, Finished, PromptScored, Sampling, TokenMade
-from server.engine.attention import install
 from server.engine.batching import Batch
 from server.engine.choosing import runner_of
 from server.engine.generation import OneAtATime
-from server.engine.slots import Slots
 from tests.engine.batches import (
     FAMILIES,
     GREEDY,
-    MAX_LEN,
     VOCABULARY,
     a_batch,
     alone,
@@ -206,23 +203,3 @@ def test_a_model_with_layers_of_another_kind_is_served_one_at_a_time() -> None:
     runner = runner_of(loaded)
 
     assert isinstance(runner, OneAtATime)
-
-
-def test_packed_linears_give_the_same_tokens_or_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = new_model("qwen3")
-    monkeypatch.setattr(packed_linear, "_is_faster", lambda packed, layer: True)
-    num_packed = packed_linear.pack_linears(model)
-    loaded = around(model)
-    install(model)
-    shape = dataclasses.replace(slots.shape_of(model, max_len_tokens=MAX_LEN, device="cpu"), max_rows=2)
-    wanted = [Ask(prompt_ids=(n, n + 1), max_new_tokens=20, sampling=GREEDY) for n in (3, 50, 90)]
-
-    assert num_packed in (0, 3 * 7 + 1)
-    for running in run(Batch(loaded, Slots(shape, dtype=torch.float32, device="cpu")), wanted, random.Random(2)):
-        assert_equal_but_for_ties("qwen3", running.ask, running.made)
-
-
-def test_large_models_are_not_laid_out_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed_linear, "MAX_BYTES", 1000)
-
-    assert packed_linear.pack_linears(new_model("llama")) == 0
