@@ -66,6 +66,7 @@ class Side:
 def measure(rounds: int, *, quick: bool) -> Report:
     """Every subject on every server."""
     began_at_load = os.getloadavg()[0]
+    requests = QUICK_REQUESTS if quick else REQUESTS
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="relay-serving-") as folder:
         room = Path(folder)
@@ -73,11 +74,11 @@ def measure(rounds: int, *, quick: bool) -> Report:
             os.environ.update(stack.env)
             for subject in _subjects(room):
                 _publish(subject, stack)
-                rows.extend(_measure_subject(subject, room, rounds, QUICK_REQUESTS if quick else REQUESTS))
+                rows.extend(_measure_subject(subject, room, rounds, requests))
     return Report(
         name="serving-quick" if quick else "serving",
         title="Many clients on one small model, beside `transformers serve --continuous-batching`",
-        lines=_story(rounds, began_at_load),
+        lines=_story(rounds, requests, began_at_load),
         rows=rows,
     )
 
@@ -195,15 +196,16 @@ def _save_letter_writer(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _story(rounds: int, began_at_load: float) -> list[str]:
+def _story(rounds: int, requests: dict[int, int], began_at_load: float) -> list[str]:
+    asked = ", ".join(f"{number} from {num_clients}" for num_clients, number in requests.items())
     return [
         "A Qwen3 of 29 M parameters (hidden 384, 8 layers, vocabulary 16384, random weights, float32); rows `demo/` "
         f"are the demo's 0.8 M one with random weights that write letters only. {rounds} rounds; all servers up at "
         "once and asked in turn, the peer stopped (SIGSTOP) when it is not its turn; medians, lowest and highest in "
         f"brackets. Load average when it began: {began_at_load:.2f}.",
         "Closed-loop clients stream chats over HTTP, started 20 ms apart: prompts of 8 to 256 tokens (160 for the "
-        "demo), 64 new tokens, greedy, tokens counted by `usage`. plain: `transformers serve FOLDER "
-        "--continuous-batching`, its defaults.",
+        f"demo), 64 new tokens, greedy, tokens counted by `usage`; requests: {asked} clients. plain: "
+        "`transformers serve FOLDER --continuous-batching`, its defaults.",
         f"ours: through the gateway of `relay serve`, on a version published to a local stack. `{STOCK_ROW}`: ours "
         "without packed linear layers. `ceiling_16`: ours over HTTP with 16 clients; plain one left-padded batch of 16 "
         "in `generate`, in process, with the same linear layers, prefill included.",

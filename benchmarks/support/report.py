@@ -65,7 +65,7 @@ def hardware() -> str:
     if cpuinfo.is_file():
         text = cpuinfo.read_text()
         names = [line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line]
-        width = next((name for flag, name in _VECTORS.items() if f" {flag} " in text), "no AVX2")
+        width = next((name for flag, name in _VECTORS.items() if flag in text.split()), "no AVX2")
         model = f"{names[0]} with {width}" if names else model
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{model}, {cores} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, {platform.system()}{_gpu()}"

@@ -21,7 +21,7 @@ from support.gateway import Gateway
 from support.streaming_clients import Target
 
 _DEADLINE_S = 300.0
-_SAMPLE_S = 0.5  # a look at the process tree takes 5 ms of the clients' core
+_SAMPLE_S = 0.5  # a look at the process tree takes 2 ms of the clients' core
 
 
 class Memory:

@@ -27,8 +27,8 @@ MAX_BYTES = 1_000_000_000
 def few_sizes(number: int) -> int:
     """The next greater of eight sizes to each doubling, which are all that a packed layer should meet.
 
-    For every number of tokens that a layer meets oneDNN makes a program anew: 0.6 to 1 MB and 0.7 ms each, measured on
-    small layers. It keeps 1,024 of them, and a busy server's passes have hundreds of sizes.
+    For every number of tokens that a layer meets oneDNN makes a program anew: 0.2 to 1.1 MB and 0.6 to 0.9 ms, or some
+    4 ms for a head of 16,384 tokens, measured on a model of 29 M parameters. By default it keeps 1,024 of them.
     """
     step = 1 << max(0, number.bit_length() - 4)
     return -(-number // step) * step

@@ -32,17 +32,17 @@ class EndedError(Exception):
 
 
 @pytest.fixture
-def test_set(tmp_path: Path) -> Path:
+def held_out(tmp_path: Path) -> Path:
     path = tmp_path / "held-out.jsonl"
     path.write_text(LINE)
     return path
 
 
 @pytest.fixture
-def by_test_set(test_set: Path) -> Rule:
+def by_test_set(held_out: Path) -> Rule:
     """The rule of a promoter that has the test set."""
-    digest = test_sets.load(test_set).digest
-    return Rule(policy=POLICY, test_set="held-out", test_set_digest=digest, test_set_source=str(test_set))
+    digest = test_sets.load(held_out).digest
+    return Rule(policy=POLICY, test_set="held-out", test_set_digest=digest, test_set_source=str(held_out))
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def judged(wired: Any, by_test_set: Rule) -> Any:
 
 
 def test_a_pass_without_the_test_set_that_decided_last_compares_nothing(
-    judged: Any, relay: Relay, test_set: Path
+    judged: Any, relay: Relay, held_out: Path
 ) -> None:
     before = judged.kinds()
 
@@ -105,7 +105,7 @@ def test_a_pass_without_the_test_set_that_decided_last_compares_nothing(
         f"error: no versions of {NAME} were compared: the last automatic decision was by test set held-out ("
     )
     assert f"here it would be by eval_loss with policy {POLICY}, a weaker rule" in err
-    assert f"Set evaluate.test_set (RELAY_EVALUATE__TEST_SET) to that test set, read from {test_set} then" in err
+    assert f"Set evaluate.test_set (RELAY_EVALUATE__TEST_SET) to that test set, read from {held_out} then" in err
     assert "give --without-test-set, if eval_loss shall decide" in err
     assert err.count("\n") == 1
     assert (judged.kinds(), judged.production) == (before, 2)
@@ -120,7 +120,7 @@ def test_such_a_pass_still_writes_down_what_a_person_did(judged: Any, relay: Rel
     assert "rests: " in out
 
 
-def test_who_asks_for_the_metric_gets_it_for_one_pass(judged: Any, relay: Relay, test_set: Path) -> None:
+def test_who_asks_for_the_metric_gets_it_for_one_pass(judged: Any, relay: Relay, held_out: Path) -> None:
     code, _, err = relay("reconcile", "--without-test-set")
     told = dict(judged.registry.records[-1].params)
     again, *_ = relay("reconcile")
@@ -132,11 +132,11 @@ def test_who_asks_for_the_metric_gets_it_for_one_pass(judged: Any, relay: Relay,
 
 
 def test_asking_for_the_metric_counts_more_than_the_settings(
-    judged: Any, relay: Relay, test_set: Path, monkeypatch: pytest.MonkeyPatch
+    judged: Any, relay: Relay, held_out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("RELAY_EVALUATE__TEST_SET", str(test_set))
+    monkeypatch.setenv("RELAY_EVALUATE__TEST_SET", str(held_out))
     code, *_ = relay("reconcile", "--without-test-set")
-    both, _, err = relay("reconcile", "--without-test-set", "--test-set", str(test_set))
+    both, _, err = relay("reconcile", "--without-test-set", "--test-set", str(held_out))
 
     assert (code, both) == (0, 2)
     assert judged.registry.records[-1].params["score_metric"] == "eval_loss"
@@ -152,12 +152,12 @@ def test_a_dry_run_warns_in_place_of_the_refusal(judged: Any, relay: Relay) -> N
 
 @pytest.mark.parametrize("other", ["test set", "policy"])
 def test_another_test_set_or_policy_is_one_line_of_warning(
-    settled: Any, relay: Relay, test_set: Path, by_test_set: Rule, other: str
+    settled: Any, relay: Relay, held_out: Path, by_test_set: Rule, other: str
 ) -> None:
     last = {"test_set_digest": "b" * 64} if other == "test set" else {"policy": "c" * 16}
     settled.registry.record_run(ledger.to_run(NAME, Entry(kind="keep", because="", rule=replace(by_test_set, **last))))
 
-    code, out, err = relay("reconcile", "--test-set", str(test_set))
+    code, out, err = relay("reconcile", "--test-set", str(held_out))
 
     assert (code, out) == (0, "rests: nothing new\n")
     assert err.startswith("Warning: the last automatic decision was by test set held-out (")
