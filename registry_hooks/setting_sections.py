@@ -114,6 +114,13 @@ class ServeSettings(Section):
     drain_timeout_s: float = Field(
         120.0, gt=0, description="How long streams may finish on an old version before they end with an error event."
     )
+    drain_notice_s: float = Field(
+        0.0,
+        ge=0,
+        le=600,
+        description="How long `/ready` says 503 after SIGTERM while requests are still taken, for balancers to see it; "
+        "a second SIGTERM ends it.",
+    )
     shutdown_grace_s: float = Field(
         10.0, ge=0, le=600, description="How long streams may finish after SIGTERM before they end with an error event."
     )

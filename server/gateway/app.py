@@ -23,6 +23,7 @@ from server.direct_stream import App, unless_client_leaves
 from server.garbage import nothing_to_collect
 from server.gateway import info, openai_errors
 from server.gateway.control import Watcher
+from server.gateway.departure import Departure
 from server.gateway.journal import Journal
 from server.gateway.lineup import LineUp
 from server.gateway.metrics import Metrics
@@ -44,6 +45,7 @@ class Gateway:
     watcher: Watcher
     journal: Journal
     metrics: Metrics
+    departure: Departure
 
 
 class Health(BaseModel):
@@ -82,6 +84,9 @@ def _add_status_routes(app: FastAPI, gateway: Gateway) -> None:
     @app.get("/ready", responses={503: {"model": Health}})
     async def ready(response: Response) -> Health:
         """Whether a model answers."""
+        if gateway.departure.is_announced:
+            response.status_code = 503
+            return Health(status="leaving", reason="this server is going; requests are still taken for a moment")
         slot = lineup.current
         is_ready = slot is not None and slot.is_alive()
         response.status_code = 200 if is_ready else 503

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import signal
@@ -22,6 +23,7 @@ from registry_hooks.s3_store import S3Store
 from registry_hooks.settings import LOOPBACK_HOSTS, ServeSettings, Settings
 from server.gateway.app import Gateway, create_app
 from server.gateway.control import Watcher
+from server.gateway.departure import Departure
 from server.gateway.engines import EngineRoom
 from server.gateway.journal import Journal
 from server.gateway.lineup import LineUp
@@ -37,7 +39,7 @@ _KEEP_ALIVE_S = 75
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, but streams that outlast the grace at shutdown end with an error event, not with a cut."""
+    """uvicorn that gives notice before it closes its door; its last streams end with an error event, not a cut."""
 
     def __init__(self, config: uvicorn.Config, gateway: Gateway, grace_s: float) -> None:
         super().__init__(config)
@@ -45,12 +47,22 @@ class _Server(uvicorn.Server):
         self._grace_s = grace_s
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if not self.should_exit:
-            events.logger().info("gateway.stopping", signal=signal.Signals(sig).name, grace_s=self._grace_s)
-            threading.Thread(target=self._end_streams, name="shutdown", daemon=True).start()
-        super().handle_exit(sig, frame)
+        # It may interrupt a thread that holds the log's lock: nothing is logged here, and nothing waits.
+        self._gateway.departure.announce()
+        if self._gateway.departure.is_closing:
+            super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        self.should_exit = self.should_exit or self._gateway.departure.is_closing
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        ending = threading.Thread(target=self._end_streams, name="shutdown", daemon=True)
+        asyncio.get_running_loop().call_soon(ending.start)  # runs when the listener below is closed
+        await super().shutdown(sockets)
 
     def _end_streams(self) -> None:
+        events.logger().info("gateway.stopping", grace_s=self._grace_s)
         deadline = time.monotonic() + self._grace_s
         self._gateway.watcher.stop()
         lineup = self._gateway.lineup
@@ -58,6 +70,19 @@ class _Server(uvicorn.Server):
             slot.leaving = "shutdown"
             lineup.wait_drained(slot, max(0.0, deadline - time.monotonic()))
             slot.engine.stop()
+
+
+def front_door(gateway: Gateway) -> uvicorn.Server:
+    """The HTTP server of `gateway`, not listening yet."""
+    grace_s = gateway.settings.serve.shutdown_grace_s
+    config = uvicorn.Config(
+        create_app(gateway),
+        log_config=None,
+        access_log=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=int(grace_s) + 10,
+    )
+    return _Server(config, gateway, grace_s)
 
 
 def serve(settings: Settings) -> int:
@@ -76,18 +101,10 @@ def serve(settings: Settings) -> int:
     store = S3Store(settings.store, settings.s3_endpoint_url)
     with assembled(settings, source=registry, sink=registry, reader=store, url=url) as gateway:
         events.logger().info("gateway.listening", url=url, server=settings.serve.server_name)
-        grace_s = settings.serve.shutdown_grace_s
-        config = uvicorn.Config(
-            create_app(gateway),
-            log_config=None,
-            access_log=False,
-            timeout_keep_alive=_KEEP_ALIVE_S,
-            timeout_graceful_shutdown=int(grace_s) + 10,
-        )
         for number in (signal.SIGINT, signal.SIGTERM):
             # uvicorn raises what it caught again when it has ended; the engines are still to be taken down then.
             signal.signal(number, lambda *_: None)
-        _Server(config, gateway, grace_s).run(sockets=[listener])
+        front_door(gateway).run(sockets=[listener])
     events.logger().info("gateway.stopped")
     return 0
 
@@ -112,7 +129,14 @@ def assembled(
     try:
         watcher.start()
         reporter.start()
-        yield Gateway(settings=settings, lineup=lineup, watcher=watcher, journal=journal, metrics=metrics)
+        yield Gateway(
+            settings=settings,
+            lineup=lineup,
+            watcher=watcher,
+            journal=journal,
+            metrics=metrics,
+            departure=Departure(settings.serve.drain_notice_s),
+        )
     finally:
         _take_down(watcher, engines, lineup, journal, reporter)
 
