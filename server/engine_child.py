@@ -22,10 +22,16 @@ SUBSTITUTE = (sys.executable, "-P", "-m", "server.substitute")
 # The engine needs neither registry nor store: what could unlock them is not handed down.
 _WITHHELD = ("AWS_", "MLFLOW_", "RELAY_", "PYTHONWARNINGS")
 _LOG_TAIL_BYTES = 2000
+# Its pipe breaks a moment before its end is seen.
+_SEEN_DEAD_S = 0.5
 
 
 class EngineChild:
-    """An engine process: a spare until it is given its spec."""
+    """An engine process: a spare until it is given its spec.
+
+    One thread reads its events, sees it end and waits for it; nobody else does. A process that has been waited for is
+    out of reach: its number may be another's by then, and so what it started could no longer be ended with it.
+    """
 
     def __init__(self, log_path: Path, *, stop_grace_s: float, command: Sequence[str] = ENGINE) -> None:
         log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,6 +40,7 @@ class EngineChild:
         self._stop_grace_s = stop_grace_s
         self._events: queue.Queue[EngineEvent | None] = queue.Queue()
         self._dead = threading.Event()
+        self._reaping = threading.Lock()
         self._on_exit: Callable[[], None] | None = None
         environ = {key: value for key, value in os.environ.items() if not key.startswith(_WITHHELD)}
         with log_path.open("wb") as log:
@@ -54,7 +61,7 @@ class EngineChild:
         return self._process.pid
 
     def is_alive(self) -> bool:
-        return not self._dead.is_set() and self._process.poll() is None
+        return not self._dead.is_set()
 
     def when_dead(self, callback: Callable[[], None]) -> None:
         """Call `callback` once, from a thread of ours, when the process has ended; at once if it has."""
@@ -85,7 +92,8 @@ class EngineChild:
 
     def last_words(self) -> str:
         """How it ended and the end of its log, for an error message."""
-        code = self._process.poll()
+        self._dead.wait(_SEEN_DEAD_S)
+        code = self._process.returncode
         how = (
             "" if code is None else f" (killed by {signal.Signals(-code).name})" if code < 0 else f" (exit code {code})"
         )
@@ -109,27 +117,34 @@ class EngineChild:
             with contextlib.suppress(OSError):
                 pipe.close()
 
+    def kill(self) -> None:
+        """End the process and all that it started, at once; for one that no longer answers."""
+        self._signal(signal.SIGKILL)
+
     def _signal(self, number: signal.Signals) -> None:
-        if self._dead.is_set():
-            return
+        with self._reaping:
+            if not self._dead.is_set():
+                self._signal_group(number)
+
+    def _signal_group(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
 
-    def _end_what_it_left(self) -> None:
-        """Once the process has ended, end what it started. Its number stays its own until it has been waited for."""
-        with contextlib.suppress(ChildProcessError):  # somebody else has waited for it already
+    def _wait(self) -> None:
+        """Wait for the end of the process, and end what it started while its number is still its own."""
+        with contextlib.suppress(ChildProcessError):  # the kernel waits by itself where SIGCHLD is ignored
             os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, signal.SIGKILL)
+        with self._reaping:
+            self._signal_group(signal.SIGKILL)
+            self._process.wait()
+            self._dead.set()
 
     def _read(self) -> None:
         with contextlib.suppress(OSError, ValueError):
             for line in self._stdout:
                 with contextlib.suppress(ValueError, TypeError):
                     self._events.put(EngineEvent.from_line(line))
-        self._end_what_it_left()
-        self._process.wait()
-        self._dead.set()
+        self._wait()
         self._events.put(None)
         if self._on_exit is not None:
             self._on_exit()

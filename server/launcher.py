@@ -106,6 +106,10 @@ class Engine:
     def last_words(self) -> str:
         return self._child.last_words()
 
+    def kill(self) -> None:
+        """End the process at once, as one that hangs must be; `when_dead` tells of it as of any other death."""
+        self._child.kill()
+
     def stop(self) -> None:
         """End the process; its memory is free when this returns."""
         self._child.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -103,6 +104,33 @@ def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     child.stop()
 
     assert not child.is_alive()
+
+
+STARTS_ANOTHER = """
+import os, subprocess, sys, time
+events, below = os.dup(1), subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], stdout=2)
+os.dup2(2, 1)
+print(below.pid, file=sys.stderr, flush=True)
+time.sleep(600)
+"""
+
+
+def test_what_a_killed_engine_had_started_ends_with_it_however_often_somebody_asks_whether_it_lives(
+    tmp_path: Path,
+) -> None:
+    left = []
+    for number in range(6):
+        child = EngineChild(tmp_path / f"{number}.log", stop_grace_s=1, command=[sys.executable, "-c", STARTS_ANOTHER])
+        while not (said := child.log_path.read_text()).endswith("\n"):
+            child.wait_dead(0.02)
+        os.kill(child.pid, signal.SIGKILL)
+        while child.is_alive():
+            child.last_words()
+        left.append(psutil.Process(int(said)) if psutil.pid_exists(int(said)) else None)
+        child.stop()
+
+    _, alive = psutil.wait_procs([process for process in left if process is not None], timeout=5)
+    assert not alive
 
 
 @pytest.mark.integration
