@@ -30,6 +30,7 @@ TAG_STATE = "relay.state"
 TAG_REASON = "relay.reason"
 TAG_JUDGED = "relay.judged"
 TAG_REFUSED_PREFIX = "relay.refused."
+TAG_DECLINED_PREFIX = "relay.declined."
 # What `TAG_STATE` may say. "Promoted" is what the alias says.
 STATE_ADMITTED = "admitted"
 STATE_REJECTED = "rejected"
@@ -101,6 +102,11 @@ def server_tag(server: str) -> str:
 def refused_tag(server: str) -> str:
     """The version tag in which server `server` says why it refused that version."""
     return TAG_REFUSED_PREFIX + server
+
+
+def declined_tag(server: str) -> str:
+    """The version tag in which server `server` says what it asks for beyond others, so that it does not serve it."""
+    return TAG_DECLINED_PREFIX + server
 
 
 def evaluation_tag(test_set_digest: str) -> str:

@@ -3,6 +3,7 @@
 RelayError
 ├── UserError                    the user can mend it: exit code 2
 │   ├── SettingsError            configuration
+│   │   └── DeclinedError        a setting of this box asks for more than the version has
 │   ├── NotACheckpointError      a folder that cannot be published or served
 │   ├── UnknownModelError        the registry has no such registered model, version or alias
 │   ├── AccessDeniedError        registry or store refused our credentials
@@ -24,33 +25,82 @@ RelayError
     ├── EngineStartError         it did not become ready; says at which stage and why
     └── EngineGoneError          it ended while it was needed; transient
 
-A message says what happened, what the program did about it, and what to do next. `transient` decides retries.
+A message says what happened, what the program did about it, and what to do next. `transient` decides retries, `blame`
+says who is at fault when a version does not come into service; every class that is raised on that way names its own.
 HTTP codes live at the API door, exit codes at the command line.
 """
 
 from __future__ import annotations
 
+from enum import StrEnum
+
+
+class Blame(StrEnum):
+    """Who is at fault when a version does not come into service."""
+
+    VERSION = "version"
+    """The version itself, for every server and for good: its verified bytes, or the registry's own record of it, show
+    it. Nothing else is ever held against a version."""
+    POLICY = "policy"
+    """Nobody: this box asks for more than others do, or has a lower limit."""
+    BOX = "box"
+    """This machine, its settings, its programs, or the process that was started on it."""
+    STORE = "store"
+    """The object store."""
+    REGISTRY = "registry"
+    """The registry."""
+    MOMENT = "moment"
+    """What was so just now: somebody else acted, time was up."""
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether another try, on this box and with these settings, may end otherwise."""
+        return self not in (Blame.VERSION, Blame.POLICY)
+
 
 class RelayError(Exception):
-    """Anything that Relay reports by name."""
+    """Anything that Relay reports by name.
+
+    Attributes:
+        transient: Whether the same call may succeed when it is simply made again.
+        blame: Who is at fault.
+    """
 
     transient = False
+    blame = Blame.MOMENT
+
+
+def blame_of(error: BaseException) -> Blame:
+    """Who is at fault; for what is no error of Relay's (no memory, no descriptors, a defect), this box."""
+    return error.blame if isinstance(error, RelayError) else Blame.BOX
 
 
 class UserError(RelayError):
     """The user can mend it."""
+
+    blame = Blame.BOX
 
 
 class SettingsError(UserError):
     """A setting is unknown, missing or contradicts another."""
 
 
+class DeclinedError(SettingsError):
+    """A setting of this box asks for more than the version has, or allows less than it needs."""
+
+    blame = Blame.POLICY
+
+
 class NotACheckpointError(UserError):
     """A folder is not a checkpoint that can be published or served."""
+
+    blame = Blame.VERSION
 
 
 class UnknownModelError(UserError):
     """The registry has no such registered model, version or alias."""
+
+    blame = Blame.REGISTRY
 
 
 class AccessDeniedError(UserError):
@@ -70,6 +120,8 @@ class PortInUseError(UserError):
 class RegistryError(RelayError):
     """MLflow answered, with an error."""
 
+    blame = Blame.REGISTRY
+
 
 class RegistryUnavailableError(RegistryError):
     """MLflow did not answer in time or at all."""
@@ -79,6 +131,8 @@ class RegistryUnavailableError(RegistryError):
 
 class StoreError(RelayError):
     """The object store answered, with an error."""
+
+    blame = Blame.STORE
 
 
 class ObjectMissingError(StoreError):
@@ -97,6 +151,8 @@ class FetchCancelledError(RelayError):
 
 class VerificationError(RelayError):
     """What arrived, or what it answers, is not what was published."""
+
+    blame = Blame.VERSION
 
 
 class ManifestError(VerificationError):
@@ -118,31 +174,37 @@ class EvaluationError(RelayError):
         stage: Where it stopped: `room`, `start`, `prompts`, `asking`, `answers` or `deadline`.
     """
 
-    def __init__(self, message: str, *, stage: str, transient: bool = False) -> None:
+    def __init__(self, message: str, *, stage: str, transient: bool = False, blame: Blame = Blame.MOMENT) -> None:
         super().__init__(message)
         self.stage = stage
         self.transient = transient
+        self.blame = blame
 
 
 class StackError(RelayError):
     """A program of the local stack ended, or did not become ready."""
 
+    blame = Blame.BOX
+
 
 class EngineError(RelayError):
     """Something about an engine child."""
+
+    blame = Blame.BOX
 
 
 class EngineStartError(EngineError):
     """An engine did not become ready.
 
     Attributes:
-        stage: Where it stopped: `spawn`, `import`, `load`, `listen` or `timeout`.
+        stage: Where it stopped: `room`, `import`, `load`, `listen` or `timeout`.
     """
 
-    def __init__(self, message: str, *, stage: str, transient: bool = False) -> None:
+    def __init__(self, message: str, *, stage: str, blame: Blame = Blame.BOX) -> None:
         super().__init__(message)
         self.stage = stage
-        self.transient = transient
+        self.blame = blame
+        self.transient = blame.may_pass
 
 
 class EngineGoneError(EngineError):

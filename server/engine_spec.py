@@ -91,12 +91,15 @@ class EngineEvent:
         event: `imported` (a spare is warm), `loaded` (weights in memory, not listening yet), `ready` or `failed`.
         stage: Of `failed`: `import`, `load` or `listen`.
         reason: Of `failed`: a sentence for people.
+        blame: Of `failed`: who is at fault, a value of `registry_hooks.errors.Blame`. `version` only for what the bytes
+            of the checkpoint show; whatever the program did not understand is the box's.
         ready: Of `ready` and `loaded`.
     """
 
     event: str
     stage: str = ""
     reason: str = ""
+    blame: str = "box"
     ready: EngineReady | None = None
 
     def to_line(self) -> bytes:

@@ -20,12 +20,16 @@ import httpx
 import psutil
 
 from registry_hooks import probe
-from registry_hooks.errors import EngineStartError
+from registry_hooks.errors import Blame, EngineStartError
 from registry_hooks.settings import EngineSettings
 from server.engine_child import ENGINE, SUBSTITUTE, EngineChild
-from server.engine_spec import EngineReady, EngineSpec
+from server.engine_spec import EngineEvent, EngineReady, EngineSpec
 
 _SOCKET_DIR_PREFIX = "relay-"
+_WHO = {
+    Blame.VERSION: "the engine refused the checkpoint",
+    Blame.POLICY: "the engine does not take the checkpoint with the settings of this box",
+}
 
 
 def spec_of(settings: EngineSettings, *, checkpoint_dir: str, uds: str, model_name: str) -> EngineSpec:
@@ -167,21 +171,21 @@ def _await_ready(child: EngineChild, spec: EngineSpec, timeout_s: float) -> tupl
                 f"the engine was not ready after {timeout_s:g} s (stage {stage}) and was stopped; "
                 f"see {child.log_path}, or raise engine.start_timeout_s",
                 stage="timeout",
-                transient=True,
             ) from None
-        if event is None:
-            raise EngineStartError(
-                f"the engine process ended at stage {stage}{child.last_words()}",
-                stage=stage,
-                transient=stage == "import",
-            )
+        if event is None:  # killed, or it crashed: nothing says that the checkpoint did it
+            raise EngineStartError(f"the engine process ended at stage {stage}{child.last_words()}", stage=stage)
         if event.event == "failed":
-            # Another program ends for many reasons, most of which are not the checkpoint's.
-            who = "engine.command" if spec.command else "the engine refused the checkpoint"
-            raise EngineStartError(f"{who}: {event.reason}", stage=event.stage, transient=bool(spec.command))
+            raise _failure(event, spec)
         now = time.monotonic()
         if event.event in stages:
             seconds[stages[event.event]], since = now - since, now
             stage = {"imported": "load", "loaded": "listen"}.get(event.event, stage)
         if event.event == "ready" and event.ready is not None:
             return event.ready, seconds
+
+
+def _failure(event: EngineEvent, spec: EngineSpec) -> EngineStartError:
+    """What an engine said of its failure. Another program ends for many reasons: none is shown to be the version's."""
+    blame = Blame(event.blame) if event.blame in set(Blame) and not spec.command else Blame.BOX
+    who = "engine.command" if spec.command else _WHO.get(blame, "the engine could not start on this box")
+    return EngineStartError(f"{who}: {event.reason}", stage=event.stage, blame=blame)

@@ -109,7 +109,10 @@ def _start(spec: EngineSpec, settings: EngineSettings, clock: _Clock) -> Engine:
         if error.stage == "timeout" and clock.seconds >= clock.deadline_s:
             raise clock.over("start") from error
         raise EvaluationError(
-            f"the engine did not start, so nothing was scored: {error}", stage="start", transient=error.transient
+            f"the engine did not start, so nothing was scored: {error}",
+            stage="start",
+            transient=error.transient,
+            blame=error.blame,
         ) from error
 
 

@@ -119,7 +119,8 @@ class ReloadOutcome:
     """What came of `reload_model`; true where nothing is left to be done.
 
     Attributes:
-        status: `reloaded`, `unchanged`, `planned`, `pending`, `refused`, `failed`, `no_alias`, `registry_unreachable`.
+        status: `reloaded`, `unchanged`, `planned`, `pending`, `refused`, `declined`, `failed`,
+            `no_alias`, `registry_unreachable`.
         version: What is served now.
         action: What a dry run found: `keep`, `load`, `fliptowarm`, `restart`, `bootfromcache`.
         plan: How a dry run would start it; None when there is nothing to start.

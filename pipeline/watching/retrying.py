@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from registry_hooks.backoff import Backoff
 from registry_hooks.errors import AccessDeniedError, EngineError, RelayError
 
-FIRST_DELAY_S = 1.0
-LONGEST_DELAY_S = 120.0
+BACKOFF = Backoff(first_s=1.0, longest_s=120.0)
 # Tries of one checkpoint where the trouble may be its own; without a bound it would block all that come after it.
 MAX_OWN_FAILURES = 3
-_MOST_DOUBLINGS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +49,7 @@ def after(error: Exception, *, num_in_a_row: int, num_own: int, jitter: float) -
         `Retry` for outages, however long; for an engine that died and for what nobody foresaw, a few times; `GiveUp`
         for everything that would happen again.
     """
-    delay_s = min(FIRST_DELAY_S * 2.0 ** min(num_in_a_row - 1, _MOST_DOUBLINGS), LONGEST_DELAY_S) * (0.5 + jitter / 2)
+    delay_s = BACKOFF.delay_s(num_in_a_row) * (0.5 + jitter / 2)
     because = str(error) or repr(error)
     if is_outage(error):
         return Retry(delay_s=delay_s, because=because)

@@ -15,7 +15,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from registry_hooks.errors import NotACheckpointError, RelayError, SettingsError
+from registry_hooks.errors import DeclinedError, NotACheckpointError, RelayError, SettingsError
 from server.engine.checkpoint_files import CheckpointFiles, inspect
 
 DEFAULT_MAX_LEN_TOKENS = 4096
@@ -214,7 +214,7 @@ def _num_embeddings(model: Any) -> int:
 def _max_len(model: Any, wanted: int) -> int:
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or DEFAULT_MAX_LEN_TOKENS
     if wanted > longest:
-        raise SettingsError(f"max_model_len_tokens {wanted}: the model was made for {longest}; use at most that")
+        raise DeclinedError(f"max_model_len_tokens {wanted}: the model was made for {longest}; use at most that")
     return wanted or min(longest, DEFAULT_MAX_LEN_TOKENS)
 
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from registry_hooks import events
-from registry_hooks.errors import RelayError
+from registry_hooks.errors import RelayError, blame_of
 from server.engine.offline import go_offline
 from server.engine_spec import EngineEvent
 from server.garbage import nothing_to_collect
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
                 engine, listener, on_ready=lambda: parent.tell(EngineEvent(event="ready", ready=engine.ready()))
             )
     except Exception as error:  # noqa: BLE001 - whatever it is, the parent must hear it and this process must end
-        parent.tell(EngineEvent(event="failed", stage=stage, reason=_sentence(error)))
+        parent.tell(EngineEvent(event="failed", stage=stage, reason=_sentence(error), blame=blame_of(error)))
         return 1
     return 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 
 from registry_hooks import golden, probe
-from registry_hooks.errors import EngineError, EngineGoneError, GoldenMismatchError
+from registry_hooks.errors import DeclinedError, EngineError, EngineGoneError, GoldenMismatchError
 from registry_hooks.golden import GoldenSet, GoldenVerdict
 from server.launcher import Engine
 
@@ -20,13 +20,13 @@ def check_golden(engine: Engine, recorded: GoldenSet | None, *, required: bool) 
     place is asked what its API allows: log-probabilities of prompts, else the text of a greedy answer, else nothing.
 
     Raises:
-        GoldenMismatchError: Other answers than recorded, none recorded or none to be had although `required`, or not
-            finite ones.
+        GoldenMismatchError: Other answers than recorded, or not finite ones.
+        DeclinedError: None are recorded, or none to be had, although `required`.
         EngineGoneError: The engine ended, or did not answer.
     """
     if recorded is None and required:
-        raise GoldenMismatchError(
-            "it has no golden answers and serve.require_golden is on; publish it with `relay publish`"
+        raise DeclinedError(
+            "it has no golden answers and serve.require_golden of this box is on; publish it with `relay publish`"
         )
     with engine.client(PROBE_TIMEOUT_S) as client:
         if engine.spec.command:
@@ -84,5 +84,5 @@ def _unchecked(engine: Engine, *, required: bool) -> str:
     because = "golden answers could not be checked: the program of engine.command gives neither log-probabilities "
     because += "of prompts nor greedy completions to compare with"
     if required:
-        raise GoldenMismatchError(f"{because}, and serve.require_golden is on")
+        raise DeclinedError(f"{because}, and serve.require_golden of this box is on")
     return because

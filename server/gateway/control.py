@@ -8,17 +8,18 @@ import time
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from registry_hooks import events
 from registry_hooks.errors import FetchCancelledError, RegistryUnavailableError, RelayError
 from registry_hooks.settings import Settings
 from server.gateway import watching
+from server.gateway.blaming import Refusal, refuse
 from server.gateway.journal import Journal, WatchStatus
 from server.gateway.lineup import LineUp, Slot, identity
 from server.gateway.reloading import Loader, Reload
 from server.gateway.room import Plan
-from server.gateway.watching import Action, Actual, BootFromCache, FlipToWarm, Keep, Load, Refusal, Restart, Sighting
+from server.gateway.watching import Action, Actual, BootFromCache, FlipToWarm, Keep, Load, Restart, Sighting
 
 MAX_REMEMBERED = 1000
 DEATHS_FORGOTTEN_S = 600.0
@@ -45,7 +46,7 @@ class Watcher(threading.Thread):
         self._refusals: dict[watching.Key, Refusal] = {}
         self._tickets: deque[Future[WatchStatus]] = deque(maxlen=MAX_REMEMBERED)
         self._deaths: deque[float] = deque(maxlen=32)
-        self._restart_at: datetime | None = None
+        self._restart_at_s: float | None = None
         self._cache_tried = False
         self._num_failures = 0
         self._seen = Sighting(version=None, answered=False, trouble="the registry has not been asked yet")
@@ -69,7 +70,7 @@ class Watcher(threading.Thread):
     def preview(self) -> Preview:
         """What a turn would do now, and how it would be started; changes nothing."""
         seen = self._ask()
-        action = watching.next_action(seen, self._actual(), dict(self._refusals), now=datetime.now(UTC))
+        action = watching.next_action(seen, self._actual(), dict(self._refusals), now_s=time.monotonic())
         plan = self._loader.plan(action.version) if isinstance(action, Load) else None
         return Preview(seen=seen, action=action, plan=plan)
 
@@ -96,10 +97,10 @@ class Watcher(threading.Thread):
     def turn(self) -> None:
         """One turn: look, decide, act. Who waits for a first restart does not wait for a look."""
         current = self._lineup.current
-        if current is None or current.is_alive() or self._restart_at is not None:
+        if current is None or current.is_alive() or self._restart_at_s is not None:
             self._look()
         now = datetime.now(UTC)
-        action = watching.next_action(self._seen, self._actual(), self._refusals, now=now)
+        action = watching.next_action(self._seen, self._actual(), self._refusals, now_s=time.monotonic())
         match action:
             case Keep():
                 self._journal.note(action.because)
@@ -144,7 +145,7 @@ class Watcher(threading.Thread):
         return Actual(
             current=current.checkpoint.key if current else None,
             alive=current is None or current.is_alive(),
-            restart_at=self._restart_at,
+            restart_at_s=self._restart_at_s,
             warm=previous.checkpoint.key if previous and previous.is_alive() else None,
             last_good=not self._cache_tried and self._loader.last_good() is not None,
         )
@@ -163,7 +164,7 @@ class Watcher(threading.Thread):
     def _serve(self, slot: Slot, reload: Reload) -> None:
         with reload.watch("flip"):
             leaving = self._lineup.flip(slot)
-        self._restart_at = None
+        self._restart_at_s = None
         slot.engine.when_dead(self._wake.set)
         self._refusals.pop(slot.checkpoint.key, None)
         self._journal.end(reload, "served", f"serving {reload.version.label}: {reload.verdict}", slot)
@@ -192,18 +193,18 @@ class Watcher(threading.Thread):
         try:
             slot = self._loader.start_cached(dead.checkpoint, reload)
         except RelayError as error:
-            self._restart_at = self._next_restart_at(num_recent)
+            self._restart_at_s = self._next_restart_at_s(num_recent)
             self._journal.end(reload, "failed", f"the engine died and could not be restarted: {error}")
             return
-        self._restart_at = self._next_restart_at(num_recent) if num_recent > 1 else None
+        self._restart_at_s = self._next_restart_at_s(num_recent) if num_recent > 1 else None
         self._lineup.replace_dead(slot)
         dead.engine.stop()
         slot.engine.when_dead(self._wake.set)
         self._journal.end(reload, "served", f"restarted after the engine died; {reload.verdict}", slot)
 
-    def _next_restart_at(self, num_recent: int) -> datetime:
+    def _next_restart_at_s(self, num_recent: int) -> float:
         """An engine that dies again and again is restarted later each time."""
-        return datetime.now(UTC) + timedelta(seconds=watching.restart_delay_s(num_recent + 1))
+        return time.monotonic() + watching.restart_delay_s(num_recent + 1)
 
     def _boot_from_cache(self, because: str) -> None:
         self._cache_tried = True
@@ -219,13 +220,12 @@ class Watcher(threading.Thread):
         reload.verdict = f"from the cache, since {because}; {reload.verdict}"
         self._serve(slot, reload)
 
-    def _refuse(self, reload: Reload, error: RelayError) -> None:
+    def _refuse(self, reload: Reload, error: Exception) -> None:
         key = identity(reload.version)
-        because = f"{reload.version.label} is not served (stage {reload.watch.stage}): {error}"
-        is_final = watching.is_about_the_version(error)
-        self._refusals[key] = watching.refuse(
-            because, self._refusals.get(key), transient=not is_final, now=datetime.now(UTC)
-        )
+        said = str(error) if isinstance(error, RelayError) else repr(error)
+        because = f"{reload.version.label} is not served (stage {reload.watch.stage}): {said}"
+        refusal = refuse(error, because, self._refusals.pop(key, None), now_s=time.monotonic())
+        self._refusals[key] = refusal
         while len(self._refusals) > MAX_REMEMBERED:
             del self._refusals[next(iter(self._refusals))]
-        self._journal.end(reload, "refused" if is_final else "failed", because)
+        self._journal.end(reload, refusal.outcome, because)

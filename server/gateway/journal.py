@@ -23,7 +23,8 @@ class WatchStatus:
         because: Why the desired version is served, or why it is not.
         loading: The version that is being brought up now.
         behind_since: Since when the alias has named something that is not served.
-        not_served: The version that was last found not to be servable, and whether it was `refused` or `failed`.
+        not_served: The version that was last found not to be servable, and whether it was `refused`, `declined` or
+            `failed`.
     """
 
     desired: ModelVersion | None = None
@@ -87,14 +88,13 @@ class Journal:
             because=because,
             behind_since=self._behind_since(self.status.desired),
         )
-        if outcome in ("refused", "failed"):
+        if outcome in ("refused", "declined", "failed"):
             self.status = replace(self.status, not_served=(identity(reload.version), outcome))
         self.on_reload(reload)
         if outcome != "superseded":
             record = deployment_record(reload, server=self._settings.serve.server_name, slot=slot)
             self._reporter.post(f"deployment {reload.started_at.isoformat()}", lambda sink: sink.record_run(record))
-        if outcome in ("refused", "served"):
-            self._tell_refusal(reload.version, because if outcome == "refused" else None)
+        self._tell_of(reload.version, outcome, because)
         self.beat()
 
     def beat(self, *, stopped: bool = False) -> None:
@@ -110,13 +110,21 @@ class Journal:
         tag = contract.server_tag(self._settings.serve.server_name)
         self._reporter.post("heartbeat", lambda sink: sink.set_model_tag(name, tag, value))
 
-    def _tell_refusal(self, version: ModelVersion, because: str | None) -> None:
-        tag = contract.refused_tag(self._settings.serve.server_name)
-        if because is not None or tag in version.tags:
-            self._reporter.post(
-                f"refusal {version.label}",
-                lambda sink: sink.set_version_tag(version.name, version.version, tag, because),
-            )
+    def _tell_of(self, version: ModelVersion, outcome: str, because: str) -> None:
+        """Say at the version why it is not served here; take back what no longer holds, once it is known."""
+        if outcome not in ("refused", "declined", "served"):
+            return
+        server = self._settings.serve.server_name
+        words = {contract.refused_tag(server): "refused", contract.declined_tag(server): "declined"}
+        for tag, word in words.items():
+            value = because if outcome == word else None
+            if value is not None or tag in version.tags:
+                self._set_tag(version, tag, value)
+
+    def _set_tag(self, version: ModelVersion, tag: str, value: str | None) -> None:
+        self._reporter.post(
+            f"{tag} {version.label}", lambda sink: sink.set_version_tag(version.name, version.version, tag, value)
+        )
 
     def _behind_since(self, desired: ModelVersion | None) -> datetime | None:
         current = self._lineup.current

@@ -17,6 +17,7 @@ HTTP_STATUS = {
     "planned": 200,
     "pending": 202,
     "refused": 409,
+    "declined": 409,
     "failed": 409,
     "no_alias": 409,
     "registry_unreachable": 503,
@@ -85,7 +86,8 @@ def _word(lineup: LineUp, status: WatchStatus, asked_at: datetime) -> str:
     if slot is not None and slot.is_alive() and slot.checkpoint.key == identity(desired):
         is_new = last is not None and last.ended_at is not None and last.ended_at >= asked_at
         return "reloaded" if is_new else "unchanged"
-    return "refused" if status.not_served == (identity(desired), "refused") else "failed"
+    key, outcome = status.not_served or (None, "")
+    return outcome if key == identity(desired) else "failed"
 
 
 def _answer(lineup: LineUp, status: WatchStatus, word: str, because: str) -> ReloadAnswer:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from registry_hooks import contract, events, fetching, last_good
 from registry_hooks.blobs import BlobCache
-from registry_hooks.errors import EngineStartError, FetchCancelledError, RelayError, StoreError
+from registry_hooks.errors import DeclinedError, EngineStartError, FetchCancelledError, RelayError, StoreError
 from registry_hooks.fetching import Fetched
 from registry_hooks.last_good import LastGood
 from registry_hooks.ports import ObjectReader, VersionSource
@@ -45,7 +45,8 @@ class Reload:
     """One try to bring a version into service; filled in as it goes, read by nobody else before it ends.
 
     Attributes:
-        outcome: `served`, `refused`, `failed` (to be tried again) or `superseded`.
+        outcome: `served`, `refused` (the version is at fault), `declined` (this box asks for more than it has),
+            `failed` (to be tried again) or `superseded`.
         verdict: What the golden check said.
     """
 
@@ -187,9 +188,9 @@ class Loader:
 
     def _fetch(self, version: ModelVersion, superseded: Callable[[], bool]) -> Fetched:
         if version.digest is None and self.settings.serve.require_manifest:
-            raise EngineStartError(
-                f"{version.label} has no manifest and serve.require_manifest is on; publish it with `relay publish`",
-                stage="policy",
+            raise DeclinedError(
+                f"{version.label} has no manifest and serve.require_manifest of this box is on; publish it with "
+                "`relay publish`"
             )
         return fetching.fetch(
             version,
@@ -213,7 +214,6 @@ class Loader:
             raise EngineStartError(
                 f"no room beside the model in service: {plan.because}; it stays, and this is tried again",
                 stage="room",
-                transient=True,
             )
 
     def _score(self, version: ModelVersion) -> float | None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from registry_hooks import contract, events
+from registry_hooks.backoff import Backoff
 from registry_hooks.errors import RelayError
 from registry_hooks.ports import ReportSink
 from registry_hooks.records import RunRecord
@@ -19,8 +20,7 @@ from server.gateway.lineup import Slot
 from server.gateway.reloading import Reload
 
 MAX_WAITING = 100
-FIRST_RETRY_S = 1.0
-LONGEST_RETRY_S = 30.0
+BACKOFF = Backoff(first_s=1.0, longest_s=30.0)
 
 
 class Reporter(threading.Thread):
@@ -48,12 +48,12 @@ class Reporter(threading.Thread):
     def run(self) -> None:
         failures = 0
         while True:
-            wait_s = min(FIRST_RETRY_S * 2**failures, LONGEST_RETRY_S) if failures else self._heartbeat_s
+            wait_s = BACKOFF.delay_s(failures) if failures else self._heartbeat_s
             woken = self._wake.wait(wait_s)
             self._wake.clear()
             if not woken and not failures:
                 self.heartbeat()
-            failures = 0 if self._write_all() else min(failures + 1, 10)
+            failures = 0 if self._write_all() else failures + 1
             if self._stopping:
                 return
 

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-
 import pytest
 
 from registry_hooks import contract
-from registry_hooks.errors import (
-    AccessDeniedError,
-    CorruptFileError,
-    EngineGoneError,
-    EngineStartError,
-    GoldenMismatchError,
-    ManifestError,
-    NotACheckpointError,
-    ObjectMissingError,
-    RegistryUnavailableError,
-    RelayError,
-    StoreUnavailableError,
-)
 from registry_hooks.records import ModelVersion
 from server.gateway import watching
+from server.gateway.blaming import Refusal
 from server.gateway.lineup import identity
-from server.gateway.watching import Actual, BootFromCache, FlipToWarm, Keep, Load, Refusal, Restart, Sighting
+from server.gateway.watching import Actual, BootFromCache, FlipToWarm, Keep, Load, Restart, Sighting
 
-NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+NOW = 1_000.0
 
 
 def a_version(number: int, digest: str | None = "d") -> ModelVersion:
@@ -40,7 +26,7 @@ def key(number: int) -> watching.Key:
 
 
 def decide(seen: Sighting, actual: Actual, refusals: dict[watching.Key, Refusal] | None = None) -> watching.Action:
-    return watching.next_action(seen, actual, refusals or {}, now=NOW)
+    return watching.next_action(seen, actual, refusals or {}, now_s=NOW)
 
 
 SEES_2 = Sighting(version=a_version(2))
@@ -84,26 +70,26 @@ def test_a_box_without_model_and_cache_waits_and_says_why() -> None:
 
 
 def test_a_refused_version_is_never_tried_again_by_itself() -> None:
-    refusals = {key(2): Refusal(because="bad bytes", retry_at=None)}
+    refusals = {key(2): Refusal(because="bad bytes", retry_at_s=None)}
 
     assert decide(SEES_2, Actual(current=key(1)), refusals) == Keep(because="bad bytes")
 
 
 def test_a_refused_version_stays_refused_when_it_is_warm() -> None:
-    refusals = {key(2): Refusal(because="bad bytes", retry_at=None)}
+    refusals = {key(2): Refusal(because="bad bytes", retry_at_s=None)}
 
     assert isinstance(decide(SEES_2, Actual(current=key(1), warm=key(2)), refusals), Keep)
 
 
 def test_a_box_without_a_model_serves_its_last_good_while_the_named_version_is_refused() -> None:
-    refusals = {key(2): Refusal(because="bad bytes", retry_at=None)}
+    refusals = {key(2): Refusal(because="bad bytes", retry_at_s=None)}
 
     assert isinstance(decide(SEES_2, Actual(last_good=True), refusals), BootFromCache)
 
 
 def test_a_failed_version_waits_until_its_time_and_is_then_tried_again() -> None:
-    later = Refusal(because="S3 away", retry_at=NOW + timedelta(seconds=1))
-    due = Refusal(because="S3 away", retry_at=NOW)
+    later = Refusal(because="S3 away", retry_at_s=NOW + 1)
+    due = Refusal(because="S3 away", retry_at_s=NOW)
 
     assert isinstance(decide(SEES_2, Actual(current=key(1)), {key(2): later}), Keep)
     assert isinstance(decide(SEES_2, Actual(current=key(1)), {key(2): due}), Load)
@@ -111,11 +97,11 @@ def test_a_failed_version_waits_until_its_time_and_is_then_tried_again() -> None
 
 def test_a_dead_engine_is_restarted_before_anything_else() -> None:
     assert isinstance(decide(SEES_2, Actual(current=key(1), alive=False)), Restart)
-    assert isinstance(decide(SILENT, Actual(current=key(1), alive=False, restart_at=NOW)), Restart)
+    assert isinstance(decide(SILENT, Actual(current=key(1), alive=False, restart_at_s=NOW)), Restart)
 
 
 def test_an_engine_that_dies_again_and_again_waits_and_says_so() -> None:
-    waiting = Actual(current=key(2), alive=False, restart_at=NOW + timedelta(seconds=4))
+    waiting = Actual(current=key(2), alive=False, restart_at_s=NOW + 4)
 
     action = decide(SEES_2, waiting)
 
@@ -124,7 +110,7 @@ def test_an_engine_that_dies_again_and_again_waits_and_says_so() -> None:
 
 
 def test_a_moved_alias_is_followed_while_the_old_engine_waits_for_its_restart() -> None:
-    waiting = Actual(current=key(1), alive=False, restart_at=NOW + timedelta(seconds=4))
+    waiting = Actual(current=key(1), alive=False, restart_at_s=NOW + 4)
 
     assert isinstance(decide(SEES_2, waiting), Load)
 
@@ -133,39 +119,6 @@ def test_a_number_that_is_used_again_is_another_version() -> None:
     again = ModelVersion(name="m", version=2, run_id=None, model_id=None, artifact_uri="s3://b/other")
 
     assert isinstance(decide(Sighting(version=again), Actual(current=key(2))), Load)
-
-
-def test_a_bad_version_is_refused_for_good_and_a_fault_is_tried_later_each_time() -> None:
-    for_good = watching.refuse("bad", None, transient=False, now=NOW)
-    first = watching.refuse("away", None, transient=True, now=NOW)
-    second = watching.refuse("away", first, transient=True, now=NOW)
-    late = watching.refuse("away", Refusal(because="", retry_at=NOW, tries=50), transient=True, now=NOW)
-
-    assert for_good.retry_at is None
-    assert first.retry_at == NOW + timedelta(seconds=5)
-    assert second.retry_at == NOW + timedelta(seconds=10)
-    assert late.retry_at == NOW + timedelta(seconds=300)
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (CorruptFileError("x"), True),
-        (GoldenMismatchError("x"), True),
-        (ManifestError("x"), True),
-        (NotACheckpointError("x"), True),
-        (ObjectMissingError("x"), True),
-        (EngineStartError("x", stage="load"), True),
-        (EngineStartError("x", stage="timeout", transient=True), False),
-        (EngineStartError("x", stage="import"), False),
-        (EngineGoneError("x"), False),
-        (AccessDeniedError("x"), False),
-        (StoreUnavailableError("x"), False),
-        (RegistryUnavailableError("x"), False),
-    ],
-)
-def test_only_what_the_version_is_to_blame_for_counts_against_it(error: RelayError, expected: bool) -> None:
-    assert watching.is_about_the_version(error) is expected
 
 
 def test_polls_slow_down_while_the_registry_is_silent_and_never_stop() -> None:

@@ -20,8 +20,10 @@ from pipeline.watching.entries import Entry
 from pipeline.watching.pending import PendingQueue
 from pipeline.watching.retrying import GiveUp, Retry
 from pipeline.watching.uploading import Publish, Uploader
+from registry_hooks.backoff import Backoff
 from registry_hooks.errors import (
     AccessDeniedError,
+    Blame,
     CorruptFileError,
     EngineGoneError,
     EngineStartError,
@@ -40,8 +42,7 @@ def queue(tmp_path: Path) -> PendingQueue:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retrying, "FIRST_DELAY_S", 0.01)
-    monkeypatch.setattr(retrying, "LONGEST_DELAY_S", 0.05)
+    monkeypatch.setattr(retrying, "BACKOFF", Backoff(first_s=0.01, longest_s=0.05))
 
 
 @contextmanager
@@ -105,7 +106,7 @@ def test_an_outage_loses_nothing_and_keeps_the_order(
 def test_what_cannot_be_published_is_put_aside_and_the_rest_goes_on(
     queue: PendingQueue, world: MemoryWorld, save: Save
 ) -> None:
-    world.errors[10] = EngineStartError("missing key lm_head", stage="load")
+    world.errors[10] = EngineStartError("missing key lm_head", stage="load", blame=Blame.VERSION)
     for step in (10, 20):
         queue.stage(save(step))
     with capture_logs() as events, uploading(queue, world.publish) as uploader:

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from pipeline.watching import watch
 from pipeline.watching.pending import PendingQueue
 from pipeline.watching.watch import FolderWatch, WatchOptions
-from registry_hooks.errors import EngineStartError, RelayError, UserError
+from registry_hooks.errors import Blame, EngineStartError, RelayError, UserError
 from registry_hooks.settings import Settings
 from tests.watching.memory_world import MemoryWorld, Save
 
@@ -168,7 +168,7 @@ def test_once_says_by_its_code_that_something_was_left(
 def test_once_says_by_its_code_that_something_failed(
     hasty: FolderWatch, queue: PendingQueue, world: MemoryWorld, save: Save
 ) -> None:
-    world.errors[20] = EngineStartError("no", stage="load")
+    world.errors[20] = EngineStartError("no", stage="load", blame=Blame.VERSION)
     save(20)
 
     assert run_once(hasty, queue, world) == 1
