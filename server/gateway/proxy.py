@@ -136,6 +136,9 @@ class Proxy:
                 content = await answer.whole()
             finally:
                 answer.close()
+            claims_json = "json" in passed.get("content-type", "")
+            if claims_json and answer.ends_with_the_connection() and not _is_json(content):
+                raise EngineLostError("the connection ended within the answer")
             self._lineup.give_back(slot)
             return Response(content, status_code=answer.status, headers=passed)
         return Stream(
@@ -158,6 +161,14 @@ class Proxy:
             if not slot.is_alive() and slot.in_flight == 0:
                 del self._ways[number]
                 way.close()
+
+
+def _is_json(content: bytes) -> bool:
+    try:
+        json.loads(content)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _body_for(slot: Slot, call: Call) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 
 from starlette.types import Send
@@ -10,7 +11,9 @@ from server.direct_stream import DirectStream
 from server.gateway.openai_errors import ApiProblem
 from server.gateway.upstream import Answer, EngineLostError
 
-_TAIL_BYTES = 256
+# Where the framing does not tell the end of a stream, its last events do. A quote within their texts is escaped.
+_LAST_EVENTS = re.compile(rb'(?:^|\n)data: ?\[DONE\]|"error"\s*:|"finish_reason"\s*:\s*"')
+_TAIL_BYTES = 2048
 
 
 class Stream(DirectStream):
@@ -35,11 +38,13 @@ class Stream(DirectStream):
 
     async def pass_on(self, send: Send) -> None:
         answer, tail, is_over = self._answer, b"", False
+        is_framed = not answer.ends_with_the_connection()
         while not is_over:
             try:
                 piece, is_over = await answer.read(), answer.is_over
-                tail = (tail + piece)[-_TAIL_BYTES:]
-                is_cut = is_over and b"data: [DONE]" not in tail and b'"error"' not in tail
+                if not is_framed:
+                    tail = (tail + piece)[-_TAIL_BYTES:]
+                is_cut = is_over and not is_framed and _LAST_EVENTS.search(tail) is None
             except (EngineLostError, TimeoutError):
                 piece, is_over, is_cut = b"", True, True
             if is_cut:  # a stream that just ends looks like a complete answer to OpenAI's clients

@@ -62,9 +62,7 @@ class Answer:
                 return b""
             await self._until_news()
         pieces, self._pieces, self._num_waiting_bytes = self._pieces, [], 0
-        if self._is_paused:
-            self._is_paused, self._heard_at = False, self._loop.time()
-            self._connection.transport.resume_reading()
+        self._resume()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def whole(self) -> bytes:
@@ -118,11 +116,18 @@ class Answer:
         self.is_over = True
         self._timer.cancel()
         self._tell()
+        self._resume()  # the connection goes to somebody else, who must hear what the engine says
         self._connection.has_answered(keep=self.parser.should_keep_alive())
 
     def ends_with_the_connection(self) -> bool:
         """Whether nothing else says how long the body is."""
         return self._has_head and "content-length" not in self.headers and "transfer-encoding" not in self.headers
+
+    def _resume(self) -> None:
+        if self._is_paused:
+            self._is_paused, self._heard_at = False, self._loop.time()
+            if not self._connection.transport.is_closing():
+                self._connection.transport.resume_reading()
 
     def _look_for_silence(self) -> None:
         since = self._loop.time() if self._is_paused else self._heard_at

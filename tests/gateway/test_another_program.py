@@ -150,6 +150,7 @@ def test_transformers_serve_stands_in_for_the_engine(start_gateway: Any, served_
     assert answer.json()["choices"][0]["message"]["role"] == "assistant"
     assert answer.headers["x-relay-version"] == "1"
     assert text.count("data: {") > 2
+    assert '"error"' not in text
     assert (info["device"], second["version"]) == ("unknown", 2)
     assert "golden" in info["last_reload"]["golden"]
     assert are_gone(family)

@@ -26,8 +26,9 @@ class StandIn:
 
     status = 200
 
-    def __init__(self, *pieces: bytes | Exception) -> None:
+    def __init__(self, *pieces: bytes | Exception, framed: bool = False) -> None:
         self.pieces = list(pieces)
+        self.framed = framed
         self.is_over = False
         self.closed: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
@@ -39,6 +40,9 @@ class StandIn:
         self.is_over = not piece or self.pieces[:1] == [b""]
         return piece
 
+    def ends_with_the_connection(self) -> bool:
+        return not self.framed
+
     def close(self) -> None:
         if not self.closed.done():
             self.closed.set_exception(EngineLostError("closed from here"))
@@ -47,13 +51,14 @@ class StandIn:
 
 async def passed_on(
     *pieces: bytes | Exception,
+    framed: bool = False,
     receive: Callable[[], Awaitable[dict[str, Any]]] | None = None,
     send: Callable[[dict[str, Any]], Awaitable[None]] | None = None,
 ) -> tuple[Sent, int, StandIn]:
     """What was sent, how often the slot was given back, and the answer."""
     sent: Sent = []
     ends = []
-    answer = StandIn(*pieces)
+    answer = StandIn(*pieces, framed=framed)
 
     async def keep(message: dict[str, Any]) -> None:
         sent.append(message)
@@ -96,6 +101,35 @@ def test_a_stream_that_was_cut_ends_with_an_error_event(end: bytes | Exception) 
     assert b'"code": "engine_died"' in body_of(sent)
     assert sent[-1]["more_body"] is False
     assert num_ends == 1
+
+
+def test_a_stream_is_whole_when_its_framing_says_so() -> None:
+    """`transformers serve` sends no [DONE]."""
+    sent, _, _ = asyncio.run(passed_on(b'data: {"x": 1}\n\n', b"", framed=True))
+
+    assert body_of(sent) == b'data: {"x": 1}\n\n'
+
+
+def test_a_stream_whose_framing_was_cut_ends_with_an_error_event_although_it_said_why_it_finished() -> None:
+    last = b'data: {"choices": [{"finish_reason": "stop"}]}\n\n'
+    sent, _, _ = asyncio.run(passed_on(last, EngineLostError("died"), framed=True))
+
+    assert b'"code": "engine_died"' in body_of(sent)
+
+
+@pytest.mark.parametrize(
+    ("piece", "is_whole"),
+    [
+        (b'data: {"choices": [{"delta": {}, "finish_reason": "stop"}]}\n\n', True),
+        (b'data: {"choices": [{"delta": {}, "finish_reason":null}]}\n\n', False),
+        (rb'data: {"choices": [{"delta": {"content": "\"finish_reason\": \"stop\""}}]}' + b"\n\n", False),
+        (b'data: {"choices": [{"delta": {"content": "data: [DONE]"}}]}\n\n', False),
+    ],
+)
+def test_where_the_connection_is_the_framing_the_last_event_tells_the_end(piece: bytes, is_whole: bool) -> None:
+    sent, _, _ = asyncio.run(passed_on(piece, b""))
+
+    assert (b'"error"' not in body_of(sent)) is is_whole
 
 
 def test_a_stream_that_the_engine_ended_with_an_error_gets_no_second_one() -> None:

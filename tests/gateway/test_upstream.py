@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
-from server.gateway.upstream import MAX_WAITING_BYTES, Answer, EngineLostError, Upstream
+from server.gateway.upstream import MAX_WAITING_BYTES, Answer, EngineLostError, Upstream, _Connection
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -243,5 +244,56 @@ def test_the_engine_waits_for_a_slow_reader_and_that_is_no_silence(tmp_path: Pat
 
             assert held < 8 * MAX_WAITING_BYTES
             assert len(body) == 100 * 65_536
+
+    run(work())
+
+
+@pytest.mark.parametrize("slow_reader", ["stays", "leaves"])
+def test_a_connection_that_was_paused_for_a_slow_reader_serves_the_next_one(tmp_path: Path, slow_reader: str) -> None:
+    """The end of a long answer may stand in the very piece that paused the connection."""
+    big = b"x" * (MAX_WAITING_BYTES + 100_000)
+    whole = OK + b"content-length: %d\r\n\r\n" % len(big) + big
+    answers = [whole, OK + b"content-length: 1\r\n\r\n2"]
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await request_of(reader)
+            writer.write(answers.pop(0))
+
+    async def work() -> None:
+        async with an_engine(tmp_path, handler, silence_s=2.0) as upstream:
+            first = await asked(upstream)
+            while not first.is_over:
+                await asyncio.sleep(0.01)
+            if slow_reader == "leaves":
+                first.close()
+
+            assert await (await asked(upstream)).whole() == b"2"
+            if slow_reader == "stays":
+                assert await first.whole() == big
+
+    run(work())
+
+
+def test_a_paused_connection_is_heard_again_when_its_answer_ends() -> None:
+    """Whichever piece it was that paused it."""
+    heard: list[str] = []
+    transport = SimpleNamespace(
+        is_closing=lambda: False,
+        write=lambda data: None,
+        close=lambda: None,
+        pause_reading=lambda: heard.append("pause"),
+        resume_reading=lambda: heard.append("resume"),
+    )
+
+    async def work() -> None:
+        idle: list[_Connection] = []
+        connection = _Connection(idle)
+        connection.connection_made(cast("asyncio.BaseTransport", transport))
+        answer = connection.ask(b"", 5.0)
+        size = MAX_WAITING_BYTES + 1
+        connection.data_received(OK + b"content-length: %d\r\n\r\n" % size + b"x" * size)
+
+        assert (answer.is_over, heard, idle) == (True, ["pause", "resume"], [connection])
 
     run(work())
