@@ -18,6 +18,15 @@ def _user_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "relay"
 
 
+def _not_blank(key: SecretStr | None) -> SecretStr | None:
+    if key is not None and not key.get_secret_value().strip():
+        raise ValueError(
+            "it is set, but empty, and nothing was started: an empty key would let everybody in. "
+            "Give it a key, such as that of `openssl rand -hex 24`, or unset it to serve this machine alone"
+        )
+    return key
+
+
 def _host_name() -> str:
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in socket.gethostname().split(".")[0]) or "server"
 
@@ -101,8 +110,10 @@ class ServeSettings(Section):
     server_name: str = Field(
         default_factory=_host_name, description="Name of this server in the registry. Unset: the host's name."
     )
-    api_key: SecretStr | None = Field(
-        None, description="Bearer key for `/v1/*` and `/models/reload`. Best set as `RELAY_SERVE__API_KEY`."
+    api_key: Annotated[SecretStr | None, AfterValidator(_not_blank)] = Field(
+        None,
+        description="Bearer key for `/v1/*` and `/models/reload`. Best set as `RELAY_SERVE__API_KEY`, and of 16 "
+        "characters or more.",
     )
     cache_dir: Path = Field(
         default_factory=_user_cache_dir, description="Local checkpoint cache. Unset: `~/.cache/relay`."

@@ -183,8 +183,9 @@ def _check_key(request: Request, settings: Settings) -> None:
     key = settings.serve.api_key
     if key is None:
         return
-    given = request.headers.get("authorization", "").removeprefix("Bearer ")
-    if not hmac.compare_digest(given.encode(), key.get_secret_value().encode()):
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    is_right = hmac.compare_digest(given.strip().encode("latin-1"), key.get_secret_value().encode())
+    if scheme.lower() != "bearer" or not is_right:
         raise ProblemError(openai_errors.unauthorized())
 
 

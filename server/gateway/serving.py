@@ -37,6 +37,8 @@ _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound
 # closes first must be the client, else its next request goes into a connection that just ends.
 _KEEP_ALIVE_S = 75
 
+_GOOD_KEY_CHARS = 16
+
 
 class _Server(uvicorn.Server):
     """uvicorn that gives notice before it closes its door; its last streams end with an error event, not a cut."""
@@ -158,6 +160,8 @@ def check_key(serve: ServeSettings) -> None:
     Raises:
         SettingsError: The address is not loopback, and there is no key.
     """
+    if serve.api_key is not None and len(serve.api_key.get_secret_value()) < _GOOD_KEY_CHARS:
+        events.logger().warning("key.short", advice=f"guessable; take {_GOOD_KEY_CHARS} random characters or more")
     if serve.host not in LOOPBACK_HOSTS and serve.api_key is None:
         raise SettingsError(
             f"binding {serve.host} lets other machines in, so a key is needed and nothing was started: "
