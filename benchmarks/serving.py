@@ -2,6 +2,8 @@
 
 Three servers of the same folder are up at once and are asked in turn, level by level: ours through the gateway, ours
 without packed linear layers, and the peer. `generate` on one static batch, in a process of its own, is the ceiling.
+
+`--before CHECKOUT` compares with another checkout of Relay, with a `.venv` of its own, whose version both serve.
 """
 
 from __future__ import annotations
@@ -10,9 +12,11 @@ import argparse
 import os
 import signal
 import string
+import subprocess
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +24,7 @@ from pathlib import Path
 import torch
 import uvloop
 from support.letters_and_words import save_29m
-from support.report import RESULTS, Report, Row
+from support.report import RESULTS, Report, Row, commit
 from support.servers import Memory, Relay, TransformersServe
 from support.silence import Silence
 from support.static_batch import tokens_per_s
@@ -83,29 +87,79 @@ def measure(rounds: int, *, quick: bool) -> Report:
     )
 
 
+def measure_before(checkout: Path, rounds: int, *, quick: bool) -> Report:
+    """Every subject on this Relay and on the one in `checkout`."""
+    began_at_load = os.getloadavg()[0]
+    requests = QUICK_REQUESTS if quick else REQUESTS
+    python = str(checkout.resolve() / ".venv/bin/python")
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="relay-serving-") as folder:
+        room = Path(folder)
+        with local_stack(Settings(stack=StackSettings(data_dir=room / "stack", mlflow_port=0, s3_port=0))) as stack:
+            os.environ.update(stack.env)
+            for subject in _subjects(room):
+                _publish_by(python, subject, stack)
+                with ExitStack() as running:
+                    ours = Side(server=running.enter_context(Relay(subject.name, room / "ours", settings={})))
+                    other = Relay(subject.name, room / "before", settings={}, python=python)
+                    before = Side(server=running.enter_context(other))
+                    _ask_in_turn(subject, {"ours": ours, "before": before}, rounds, requests)
+                measured = [what for what in ours.samples if what in before.samples]
+                rows += [
+                    Row(what=subject.prefix + w, ours=ours.samples[w], peer=before.samples[w], unit=_unit(w))
+                    for w in measured
+                ]
+    return Report(
+        name="serving-before",
+        title=f"Many clients on one small model, beside Relay of commit {commit(checkout)[:12]}",
+        lines=[
+            f"plain: Relay of commit {commit(checkout)[:12]}, in the same run, asked in turn; models, loads and rows "
+            f"are those of serving.md; {rounds} rounds; medians, lowest and highest in brackets. Load average when it "
+            f"began: {began_at_load:.2f}."
+        ],
+        rows=rows,
+    )
+
+
 def _measure_subject(subject: Subject, room: Path, rounds: int, requests: dict[int, int]) -> list[Row]:
     with ExitStack() as running:
         ours = Side(server=running.enter_context(Relay(subject.name, room / "packed", settings={})))
         stock = Side(server=running.enter_context(Relay(subject.name, room / "stock", settings=STOCK)))
         peer = Side(server=running.enter_context(TransformersServe(subject.folder, room / "transformers-serve.log")))
         sides = {"ours": ours, "ours, stock linears": stock, "transformers serve": peer}
-        for side in sides.values():
-            with side.server.awake():
-                uvloop.run(run_load(side.server.target, prompts(4, longest=subject.longest, seed=99), num_clients=4))
-        time.sleep(SETTLE_S)
-        for side in (ours, stock):
-            side.idle_share = _cpu_share(side)
-        for number in range(rounds):
-            for num_clients in CLIENTS:
-                texts = prompts(requests[num_clients], longest=subject.longest, seed=10 * number + num_clients)
-                for name in sides if number % 2 == 0 else reversed(sides):
-                    print(f"{subject.name}, round {number + 1} of {rounds}, {num_clients} clients, {name}:", flush=True)
-                    _load(sides[name], texts, num_clients)
+
+        def one_static_batch() -> None:
             for side, packed in ((ours, True), (stock, False)):
                 rate = tokens_per_s(subject.folder, longest=subject.longest, packed=packed)
                 side.samples["static_16"].append(rate)
                 print(f"    static batch of 16, packed={packed}: {rate:.1f} tokens/s", flush=True)
+
+        _ask_in_turn(subject, sides, rounds, requests, after_each=one_static_batch)
     return _rows(subject.prefix, ours, stock, peer)
+
+
+def _ask_in_turn(
+    subject: Subject,
+    sides: dict[str, Side],
+    rounds: int,
+    requests: dict[int, int],
+    after_each: Callable[[], None] = lambda: None,
+) -> None:
+    """Load each side at each level, in every round; who is first alternates. `after_each` is called after a round."""
+    for side in sides.values():
+        with side.server.awake():
+            uvloop.run(run_load(side.server.target, prompts(4, longest=subject.longest, seed=99), num_clients=4))
+    time.sleep(SETTLE_S)
+    for side in sides.values():
+        if isinstance(side.server, Relay):
+            side.idle_share = _cpu_share(side)
+    for number in range(rounds):
+        for num_clients in CLIENTS:
+            texts = prompts(requests[num_clients], longest=subject.longest, seed=10 * number + num_clients)
+            for name in sides if number % 2 == 0 else reversed(sides):
+                print(f"{subject.name}, round {number + 1} of {rounds}, {num_clients} clients, {name}:", flush=True)
+                _load(sides[name], texts, num_clients)
+        after_each()
 
 
 def _load(side: Side, texts: list[str], num_clients: int) -> None:
@@ -173,6 +227,15 @@ def _publish(subject: Subject, stack: LocalStack) -> None:
     registry.close()
 
 
+def _publish_by(python: str, subject: Subject, stack: LocalStack) -> None:
+    """Publish by another Relay, whose versions this one serves as well; the first version needs no promoter."""
+    relay = Path(python).with_name("relay")
+    subprocess.run([str(relay), "publish", str(subject.folder), "--name", subject.name], check=True, timeout=300)
+    registry = MlflowRegistry(stack.tracking_uri, timeout_s=30, write_timeout_s=120)
+    registry.rest.post("/registered-models/alias", name=subject.name, alias="Production", version="1")
+    registry.close()
+
+
 def _subjects(room: Path) -> list[Subject]:
     model, demo = room / "checkpoint-100", room / "demo"
     save_29m(model)
@@ -221,10 +284,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few requests, one round, to see that it runs")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--before", type=Path, default=None, help="another checkout of Relay to compare with")
     parser.add_argument("--out", type=Path, default=None, help="folder of the results; default: benchmarks/results")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: it takes its servers down with it
-    report = measure(1 if arguments.quick else arguments.rounds, quick=arguments.quick)
+    rounds = 1 if arguments.quick else arguments.rounds
+    if arguments.before is not None:
+        report = measure_before(arguments.before, rounds, quick=arguments.quick)
+    else:
+        report = measure(rounds, quick=arguments.quick)
     report.write(arguments.out or (Path(tempfile.gettempdir()) if arguments.quick else RESULTS))
 
 

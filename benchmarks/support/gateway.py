@@ -18,13 +18,17 @@ _DEADLINE_S = 600.0
 
 
 class Gateway:
-    """`python -m server` as a child process; a context manager that ends it."""
+    """`python -m server` as a child process; a context manager that ends it.
 
-    def __init__(self, env: dict[str, str], log: Path) -> None:
+    Args:
+        python: The interpreter, and so the installed Relay, that serves; this one's own by default.
+    """
+
+    def __init__(self, env: dict[str, str], log: Path, *, python: str = sys.executable) -> None:
         self._log = log
         with log.open("wb") as out:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "server"], env={**os.environ, **env}, stderr=out, stdout=subprocess.DEVNULL
+                [python, "-P", "-m", "server"], env={**os.environ, **env}, stderr=out, stdout=subprocess.DEVNULL
             )
         self._client = httpx.Client(timeout=_DEADLINE_S, trust_env=False)
         self.url = self._wait(self._listening)

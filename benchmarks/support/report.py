@@ -15,7 +15,8 @@ from pathlib import Path
 
 import psutil
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks/results"
 _PACKAGES = ("relay-cd", "mlflow", "torch", "transformers", "boto3", "aiohttp", "fastapi")
 
 
@@ -71,9 +72,8 @@ def hardware() -> str:
     return f"{model}, {cores} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, {platform.system()}{_gpu()}"
 
 
-def commit() -> str:
-    """The commit that is measured, `-dirty` behind it when the work tree differs from it."""
-    root = Path(__file__).resolve().parents[2]
+def commit(root: Path = ROOT) -> str:
+    """The commit of a checkout, of this one by default; `-dirty` behind it when its work tree differs from it."""
     asked = [["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]]
     head, changes = (
         subprocess.run(["git", "-C", str(root), *a], capture_output=True, text=True, check=False).stdout.strip()

@@ -63,7 +63,7 @@ def _own_cpu_s(pid: int) -> float:
 class Relay:
     """A gateway that serves version 1 of a registered model. Its tree: the gateway, the engine, the spare process."""
 
-    def __init__(self, name: str, room: Path, *, settings: dict[str, str]) -> None:
+    def __init__(self, name: str, room: Path, *, settings: dict[str, str], python: str = sys.executable) -> None:
         env = {
             "RELAY_REGISTRY__NAME": name,
             "RELAY_SERVE__PORT": "0",
@@ -71,7 +71,7 @@ class Relay:
             **settings,
         }
         room.mkdir(parents=True, exist_ok=True)
-        self._gateway = Gateway(env, room / "gateway.log")
+        self._gateway = Gateway(env, room / "gateway.log", python=python)
         self.pid = self._gateway.pid
         # Greedy has to be asked for, and so has the count of tokens that the peer sends unasked.
         asked = {"temperature": 0, "stream_options": {"include_usage": True}}
