@@ -59,7 +59,8 @@ def evaluate(
         evaluation = Evaluation(
             test_set=test_set.name,
             test_set_digest=test_set.digest,
-            fingerprint=_fingerprint(test_set, found, scorer, engine.ready, settings),
+            fingerprint=_fingerprint(test_set, engine.ready, settings),
+            form=_form(found, scorer, engine.ready),
             items=tuple(sorted((one.score for one in found), key=lambda score: score.item_id)),
             seconds=clock.seconds,
             device=engine.ready.device,
@@ -142,18 +143,31 @@ async def _ask_all(
         raise
 
 
-def _fingerprint(
-    test_set: TestSet, found: Sequence[Scored], scorer: ItemScorer, ready: EngineReady, settings: EngineSettings
-) -> str:
-    """What must be equal for two evaluations to be compared item by item; the checkpoint's weights are not in it."""
+def _fingerprint(test_set: TestSet, ready: EngineReady, settings: EngineSettings) -> str:
+    """What must be equal for two evaluations to be compared item by item: how it was measured, not what.
+
+    The dtype is the one that was asked for. What `auto` makes of a checkpoint belongs to the checkpoint, as its chat
+    template and its tokenizer do: users get these with it, so they are part of what is compared. See `_form`.
+    """
     facts = {
         "test_set": test_set.digest,
-        "sent": sorted(one.sent_sha256 for one in found),
-        "chat_template": scorer.chat_template,
-        "dtype": ready.dtype,
+        "dtype": settings.dtype,
         "device": ready.device,
         "engine": settings.command or [f"{name} {_version(name)}" for name in ("relay-cd", "torch", "transformers")],
     }
+    return _sha256(facts)
+
+
+def _form(found: Sequence[Scored], scorer: ItemScorer, ready: EngineReady) -> dict[str, str]:
+    """What a version brings along beside its weights, as short digests, so that a change of it is seen."""
+    return {
+        "chat template": _sha256(scorer.chat_template)[:12],
+        "tokens": _sha256(sorted(one.sent_sha256 for one in found))[:12],
+        "dtype": ready.dtype,
+    }
+
+
+def _sha256(facts: object) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Scorer = Literal["exact_match", "accuracy"]
@@ -57,6 +57,8 @@ class Evaluation:
     Attributes:
         test_set: The set's name.
         fingerprint: sha256 over all that must be equal for two evaluations to be compared item by item.
+        form: What the version brings along beside its weights (chat template, tokens, dtype), as short digests by
+            name. It may differ between versions that are compared; then people are told.
         items: Sorted by id.
         seconds: From the start of the engine to the last score.
         device: `cpu` or `cuda`.
@@ -70,6 +72,7 @@ class Evaluation:
     seconds: float
     device: str
     dtype: str
+    form: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def num_items(self) -> int:

@@ -14,6 +14,7 @@ from registry_hooks.errors import EvaluationError
 MAX_PARQUET_BYTES = 256 * 1024 * 1024
 _FACTS = b"relay"
 _FACT_NAMES = ("test_set", "test_set_digest", "fingerprint", "seconds", "device", "dtype")
+_FORM = "form"  # older files have none
 _SCORERS = ("exact_match", "accuracy")
 
 
@@ -22,7 +23,7 @@ def to_parquet(evaluation: Evaluation) -> bytes:
     pa, parquet = _arrow()
     schema = _schema(pa)
     columns = {name: [getattr(item, name) for item in evaluation.items] for name in schema.names}
-    facts = {name: getattr(evaluation, name) for name in _FACT_NAMES}
+    facts = {name: getattr(evaluation, name) for name in _FACT_NAMES} | {_FORM: dict(evaluation.form)}
     table = pa.table(columns, schema=schema.with_metadata({_FACTS: json.dumps(facts)}))
     sink = io.BytesIO()
     parquet.write_table(table, sink, compression="zstd")
@@ -41,8 +42,9 @@ def from_parquet(data: bytes) -> Evaluation:
         facts = json.loads(table.schema.metadata[_FACTS])
         rows = table.select(_schema(pa).names).to_pylist()
         items = tuple(ItemScore(**row) for row in rows)
-        found = Evaluation(items=items, **{name: facts[name] for name in _FACT_NAMES})
-    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        form = {str(key): str(value) for key, value in facts.get(_FORM, {}).items()}
+        found = Evaluation(items=items, form=form, **{name: facts[name] for name in _FACT_NAMES})
+    except (pa.ArrowException, KeyError, TypeError, ValueError, AttributeError) as error:
         raise EvaluationError(
             f"the stored scores cannot be read ({error}): they count as absent; evaluate the version again",
             stage="answers",

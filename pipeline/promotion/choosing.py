@@ -46,7 +46,9 @@ def harmed_slices(result: Comparison) -> str:
 
 
 def take(passing: Sequence[Scores], comparisons: Mapping[int, Comparison], *, policy: Policy) -> Scores:
-    """The earliest step among those within one paired standard error of the best.
+    """The earliest step among those of the best one's training within one paired standard error of it.
+
+    Of equal ones of several trainings the lowest version is the best: steps of two trainings cannot be compared.
 
     Source: the one-standard-error rule of Breiman et al. 1984, Classification and Regression Trees, section 3.4.3,
     with the paired standard error.
@@ -56,8 +58,8 @@ def take(passing: Sequence[Scores], comparisons: Mapping[int, Comparison], *, po
         comparisons: By version.
         policy: For the direction of the score.
     """
-    best = min(passing, key=lambda one: (-comparisons[one.version].difference, *_earliness(one)))
-    near = [one for one in passing if _is_near(one, best, policy=policy)]
+    best = min(passing, key=lambda one: (-comparisons[one.version].difference, one.version))
+    near = [one for one in passing if one.training == best.training and _is_near(one, best, policy=policy)]
     return min(near, key=_earliness)
 
 
@@ -67,6 +69,8 @@ def passed_over(winner: Comparison, other: Comparison, *, winner_version: int, p
     if gap > 0:
         size = wording.amount(gap, primary=policy.primary)
         return f"it passed, but version {winner_version} is better by {size}"
+    if gap == 0:
+        return f"it passed, but version {winner_version} is as good, of an earlier step or training"
     return (
         f"it passed, but version {winner_version} is an earlier step and not clearly worse "
         "(within one standard error of the best)"

@@ -26,8 +26,9 @@ def decide(incumbent: Scores, candidates: Sequence[Scores], *, policy: Policy) -
         policy: The thresholds.
 
     Returns:
-        INCONCLUSIVE when a candidate is better on the point estimate and not shown worse anywhere; ERROR when the
-        scores cannot be compared, which says nothing about any candidate.
+        INCONCLUSIVE when a candidate is better on the point estimate and not shown worse anywhere; ERROR when no
+        candidate can be compared with the incumbent, which says nothing about any of them. One that cannot beside
+        others that can is left out, and its report says why.
 
     Raises:
         ValueError: More candidates than the policy allows (`preselect` chooses), or one version twice.
@@ -38,7 +39,7 @@ def decide(incumbent: Scores, candidates: Sequence[Scores], *, policy: Policy) -
     problem = _what_forbids_comparing(base, rivals)
     if problem:
         return _no_decision(base, rivals, problem=problem, policy=policy)
-    excluded = {one.version: reason for one in rivals if (reason := scores.unusable(one))}
+    excluded = {one.version: reason for one in rivals if (reason := _what_excludes(base, one))}
     sound = [one for one in rivals if one.version not in excluded]
     compared = compare(base, sound, policy=policy) if sound else ()
     comparisons = {one.version: result for one, result in zip(sound, compared, strict=True)}
@@ -76,13 +77,19 @@ def _check_call(candidates: Sequence[Scores], policy: Policy) -> None:
 def _what_forbids_comparing(base: Scores, rivals: Sequence[Scores]) -> str:
     if not base.item_ids:
         return f"the test set is empty: version {base.version} was scored on no item"
-    problems = [scores.repeated(one) for one in (base, *rivals)]
-    problems += [scores.mismatch(base, one) for one in rivals]
     reason = scores.unusable(base)
-    problems += [f"version {base.version}, which holds the alias, cannot be compared: {reason}"] if reason else []
-    found = [problem for problem in problems if problem]
+    own = [f"version {base.version}, which holds the alias, cannot be compared: {reason}"] if reason else []
+    odd = [scores.repeated(one) or scores.mismatch(base, one) for one in rivals]
+    own += odd if all(odd) else []  # where one fits, the others are odd; where none does, nobody knows who is
+    found = [problem for problem in (scores.repeated(base), *own) if problem]
     more = len(found) - _NUM_NAMED
     return "; ".join([*found[:_NUM_NAMED], *([f"and {more} more such problems"] if more > 0 else [])])
+
+
+def _what_excludes(base: Scores, rival: Scores) -> str:
+    if problem := scores.repeated(rival) or scores.mismatch(base, rival):
+        return f"it cannot be compared: {problem}"
+    return scores.unusable(rival)
 
 
 def _no_decision(base: Scores, rivals: Sequence[Scores], *, problem: str, policy: Policy) -> Decision:

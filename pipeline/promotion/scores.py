@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,8 +27,9 @@ class Scores:
         values: The primary score of each item as it was measured: higher is better for `exact_match`; for `loss` nats,
             lower is better, and the rule negates them.
         losses: Loss of each item in nats, for the guardrail; None where it was not measured.
-        fingerprint: Of everything that a score depends on beside the weights: test set, prompts, decoding, device,
-            dtype. Two sides are compared only when it is equal.
+        fingerprint: Of how the scores were measured: test set, device, engine. Two sides are compared only when it is
+            equal.
+        training: Which training it is of: steps of two trainings say nothing about each other. Empty for unknown.
     """
 
     version: int
@@ -39,6 +40,7 @@ class Scores:
     values: FloatArray
     losses: FloatArray | None
     fingerprint: str
+    training: str = ""
 
     def __post_init__(self) -> None:
         n = len(self.item_ids)
@@ -50,15 +52,12 @@ class Scores:
 def by_item_id(scores: Scores) -> Scores:
     """The same scores sorted by item, so that the order of the items changes nothing in a decision."""
     order = sorted(range(len(scores.item_ids)), key=lambda i: scores.item_ids[i])
-    return Scores(
-        version=scores.version,
-        digest=scores.digest,
-        step=scores.step,
+    return replace(
+        scores,
         item_ids=tuple(scores.item_ids[i] for i in order),
         slices=tuple(scores.slices[i] for i in order),
         values=np.asarray(scores.values, dtype=np.float64)[order],
         losses=None if scores.losses is None else np.asarray(scores.losses, dtype=np.float64)[order],
-        fingerprint=scores.fingerprint,
     )
 
 

@@ -36,6 +36,7 @@ def evaluation_of(*rows: tuple[str, float, float], **changes: Any) -> Evaluation
         "seconds": 1.5,
         "device": "cpu",
         "dtype": "float32",
+        "form": {"chat template": "abc", "dtype": "float32"},
     }
     return Evaluation(items=items, **facts | changes)
 

@@ -126,7 +126,7 @@ def test_the_same_evaluation_again_gives_the_same_scores_and_fingerprint(
     assert again.fingerprint == first.fingerprint
 
 
-def test_another_chat_template_is_another_fingerprint(
+def test_another_chat_template_is_another_form_and_may_be_compared(
     scored: Scored, lively: Path, engine: EngineSettings, tmp_path: Path
 ) -> None:
     _, items, first = scored
@@ -136,4 +136,5 @@ def test_another_chat_template_is_another_fingerprint(
     found = evaluate(other, items, settings=engine, deadline_s=DEADLINE_S)
 
     assert_same_scores(found, first)
-    assert found.fingerprint != first.fingerprint
+    assert found.fingerprint == first.fingerprint
+    assert {key for key in first.form if found.form[key] != first.form[key]} == {"chat template"}

@@ -25,6 +25,7 @@ def scored() -> Build:
         slices: Sequence[str] | None = None,
         losses: Sequence[float] | None = None,
         fingerprint: str = "same",
+        training: str = "",
     ) -> Scores:
         n = len(values)
         return Scores(
@@ -36,6 +37,7 @@ def scored() -> Build:
             values=np.array(values, dtype=np.float64),
             losses=None if losses is None else np.array(losses, dtype=np.float64),
             fingerprint=fingerprint,
+            training=training,
         )
 
     return build

@@ -157,10 +157,22 @@ def test_of_candidates_within_a_standard_error_of_the_best_the_earliest_step_is_
     assert decision.winner == 3
     assert "version 3 is an earlier step and not clearly worse" in report_of(decision, 2).why_not
     assert report_of(decision, 4).why_not == "It passed, but version 3 is better by 7.5 points."
-    assert "It passed, but version 3 is an earlier step" in report_of(decision, 5).why_not
+    assert "It passed, but version 3 is as good, of an earlier step" in report_of(decision, 5).why_not
 
 
 def test_a_candidate_equal_to_the_best_but_later_is_passed_over(scored: Build) -> None:
     rivals = [scored(3, changed(30, 1), step=300), scored(2, changed(30, 1), step=200)]
 
     assert decide(scored(1, HALF), rivals, policy=Policy()).winner == 2
+
+
+def test_steps_of_another_training_are_not_earlier(scored: Build) -> None:
+    """A new training begins at step 0 again: its first checkpoints are not the earlier ones of the old training."""
+    old = scored(2, changed(30, 1), step=300, training="a")
+    rivals = [old, scored(3, changed(29, 1), step=100, training="b"), scored(4, changed(30, 1), step=100, training="b")]
+
+    decision = decide(scored(1, HALF), rivals, policy=Policy())
+
+    assert decision.winner == 2
+    assert "version 2 is better by" in report_of(decision, 3).why_not
+    assert "version 2 is as good" in report_of(decision, 4).why_not

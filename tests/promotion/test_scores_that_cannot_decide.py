@@ -93,6 +93,25 @@ def test_scores_that_cannot_be_compared_are_an_error_that_names_what_differs(sco
     assert words.removesuffix(";") in report_of(decision, 2).why_not
 
 
+@pytest.mark.parametrize(
+    ("odd", "words"),
+    [
+        ({"fingerprint": "bf16"}, "scored in different ways"),
+        ({"item_ids": [f"other-{i}" for i in range(N)]}, "scored on different items"),
+        ({"item_ids": ["a", "a", *map(str, range(N - 2))]}, "has items twice"),
+    ],
+)
+def test_one_odd_candidate_is_left_out_and_the_others_are_compared(
+    scored: Build, odd: dict[str, object], words: str
+) -> None:
+    rivals = [scored(2, changed(20, 2)), scored(3, changed(40, 0), **odd)]
+
+    decision = decide(scored(1, HALF), rivals, policy=Policy())
+
+    assert (decision.verdict, decision.winner) == (Verdict.PROMOTE, 2)
+    assert words in report_of(decision, 3).why_not
+
+
 def test_an_error_in_many_candidates_names_a_few(scored: Build) -> None:
     rivals = [scored(version, HALF, fingerprint=f"f{version}") for version in range(2, 8)]
 
