@@ -83,6 +83,8 @@ def _report(console: Console, published: Published, tracking_uri: str) -> None:
     if published.nonfinite:
         listed = ", ".join(f"{key} = {value}" for key, value in sorted(published.nonfinite.items()))
         console.print(f"warning: not finite, so not attached to the version: {listed}", style="yellow")
+    if published.chat:
+        console.print(f"note: {published.chat}", style="yellow")
     if published.was_there:
         console.print(f"{version.label} holds these very files already: nothing was published again")
     else:

@@ -26,6 +26,8 @@ from pipeline.shipment import Shipment
 from pipeline.stages import PublishProgress, Stopwatch
 from registry_hooks import contract, manifest
 from registry_hooks.errors import RelayError
+from registry_hooks.golden import GoldenSet
+from registry_hooks.golden_chat import STOP
 from registry_hooks.manifest import Manifest
 from registry_hooks.ports import CheckpointCatalog, ObjectWriter
 from registry_hooks.records import CheckpointDraft, Lineage, ModelVersion
@@ -60,6 +62,7 @@ class Published:
     Attributes:
         was_there: It had been published before, and nothing was done.
         nonfinite: Metrics that were not attached since they are not finite.
+        chat: What a chat with it is like, where that is worth a person's look: there is none, or it does not end.
         seconds: Per stage: `validate`, `convert`, `hash`, `upload`, `golden`, `register`. `golden` runs while `upload`
             does, and may take longer.
         total_s: From start to end.
@@ -72,6 +75,7 @@ class Published:
     nonfinite: Mapping[str, str]
     seconds: Mapping[str, float]
     total_s: float
+    chat: str = ""
 
 
 def publish(
@@ -86,7 +90,7 @@ def publish(
     """Make `folder` a model version, or find the one that it is already.
 
     Raises:
-        NotACheckpointError: It cannot be published.
+        NotACheckpointError: It cannot be published, or nobody could chat with it.
         CorruptFileError: A file changed meanwhile.
         EngineError: The engine refused the files, or could not record golden answers.
         RelayError: Registry or store failed. No version was made; publishing again continues.
@@ -96,26 +100,28 @@ def publish(
         checkpoint = replace(checkpoints.inspect(folder, step=options.step), origin=options.origin or folder)
         lineage = lineages.lineage_of(checkpoint, code_dir=options.code_dir)
     # The engine imports torch while the files are hashed.
-    with scratch_dir() as scratch, GoldenRecorder(settings.engine) as recorder:
+    with scratch_dir() as scratch, GoldenRecorder(settings) as recorder:
         source = _converted(checkpoint, settings.publish.dtype, scratch / "converted", watch)
         listed = _hashed(source, watch)
         draft = _draft(source, listed, lineage=lineage, settings=settings, options=options)
         with watch.stage("register"):
             version = _patiently(lambda: catalog.find_version(draft.name, draft.digest))
-        was_there = version is not None
+        was_there, chat = version is not None, ""
         if version is None:
             with watch.stage("register"):
                 place = _patiently(lambda: catalog.open_draft(draft))
             shipment = Shipment(checkpoint=source, manifest=listed, place=place, writer=writer, watch=watch)
-            golden = shipment.send(recorder, links=scratch / "links", prompts=settings.publish.golden_prompts)
+            golden = shipment.send(recorder, links=scratch / "links")
             with watch.stage("register"):
                 version = _registered(draft, shipment, golden.to_json(), catalog)
+            chat = _about_chats(golden)
     return Published(
         version=version,
         step=draft.lineage.step,
         size_bytes=listed.size_bytes,
         was_there=was_there,
         nonfinite=draft.nonfinite,
+        chat=chat,
         seconds=dict(watch.seconds),
         total_s=watch.total_s,
     )
@@ -130,6 +136,19 @@ def _registered(draft: CheckpointDraft, shipment: Shipment, golden: bytes, catal
     _patiently(lambda: catalog.finish_draft(draft, place))
     tags = _tags(draft, dtype=checkpoint.dtype, size_bytes=shipment.manifest.size_bytes, golden=golden)
     return _patiently(lambda: catalog.create_version(draft, place, tags))
+
+
+def _about_chats(golden: GoldenSet) -> str:
+    """What a person may want to look at; empty for chats that end."""
+    if golden.no_chat:
+        return f"no chat: {golden.no_chat}; users have /v1/completions"
+    endless = sum(chat.finish_reason != STOP for chat in golden.chats)
+    if not endless:
+        return ""
+    return (
+        f"{endless} of {len(golden.chats)} golden chats did not end within {golden.chats[0].max_tokens} tokens: an "
+        "early checkpoint, a long thought, or an end token that generation_config.json does not name"
+    )
 
 
 def _converted(checkpoint: Checkpoint, dtype: str, out: Path, watch: Stopwatch) -> Checkpoint:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
 import httpx
 
+from pipeline.recording_chats import record_chats
 from registry_hooks import probe
 from registry_hooks.golden import GoldenSet
-from registry_hooks.settings import EngineSettings
+from registry_hooks.settings import Settings
 from server.engine_child import EngineChild
 from server.launcher import socket_dir, spec_of, start_engine
 
@@ -34,34 +35,36 @@ class GoldenRecorder:
     """An engine that warms up while the files are still being hashed. A context manager, which it does not outlive.
 
     Args:
-        settings: How the engine runs; a server with other settings must still reproduce its answers.
+        settings: How the engine runs and what it is asked; a server that runs it in another way must still reproduce
+            its answers.
     """
 
-    def __init__(self, settings: EngineSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings.engine
+        self._questions = settings.publish
         self._room = socket_dir()
-        self._spare = EngineChild(self._room / "engine.log", stop_grace_s=settings.stop_grace_s)
+        self._spare = EngineChild(self._room / "engine.log", stop_grace_s=settings.engine.stop_grace_s)
         self._failed = False
 
-    def record(self, folder: Path, prompts: Sequence[str]) -> GoldenSet:
+    def record(self, folder: Path) -> GoldenSet:
         """What an engine that loaded the checkpoint in `folder` answers.
 
         Args:
             folder: Exactly the files that are published, or links to them.
-            prompts: Empty for the general ones.
 
         Raises:
+            NotACheckpointError: Nobody could chat with it, since its template fails.
             EngineStartError: The engine refused the files or could not start; its log is kept.
             GoldenMismatchError: An answer is not finite.
             EngineError: The engine ended, hung, or answered something else.
         """
         try:
-            return self._record(folder, prompts or DEFAULT_PROMPTS)
+            return self._record(folder)
         except BaseException:
             self._failed = True
             raise
 
-    def _record(self, folder: Path, prompts: Sequence[str]) -> GoldenSet:
+    def _record(self, folder: Path) -> GoldenSet:
         settings = self._settings
         spec = spec_of(
             settings, checkpoint_dir=str(folder), uds=str(self._room / "golden.sock"), model_name=_MODEL_NAME
@@ -75,14 +78,11 @@ class GoldenRecorder:
         )
         with engine, engine.client(_ANSWER_TIMEOUT_S) as client:
             ready = engine.ready
+            prompts = self._questions.golden_prompts or DEFAULT_PROMPTS
             texts = [_fitting(client, prompt, ready.max_model_len_tokens) for prompt in prompts]
-            return probe.observe(
-                client,
-                texts,
-                model=_MODEL_NAME,
-                device=ready.device,
-                dtype=ready.dtype,
-            )
+            said = probe.observe(client, texts, model=_MODEL_NAME, device=ready.device, dtype=ready.dtype)
+            chats, no_chat = record_chats(client, folder, self._questions.golden_chats, model=_MODEL_NAME)
+            return replace(said, chats=chats, no_chat=no_chat)
 
     def stop(self) -> None:
         """End the engine; a recording that is under way fails. Safe to call twice."""

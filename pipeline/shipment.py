@@ -37,7 +37,7 @@ class Shipment:
     writer: ObjectWriter
     watch: Stopwatch
 
-    def send(self, recorder: GoldenRecorder, *, links: Path, prompts: Sequence[str]) -> GoldenSet:
+    def send(self, recorder: GoldenRecorder, *, links: Path) -> GoldenSet:
         """Upload everything that the manifest names, and record golden answers meanwhile. The first failure stops both.
 
         Args:
@@ -45,12 +45,13 @@ class Shipment:
 
         Raises:
             CorruptFileError: A file changed since it was hashed.
+            NotACheckpointError: The chat template fails.
             EngineError: The engine refused the files.
             RelayError: The store failed.
         """
         stopped = threading.Event()
         with ThreadPoolExecutor(2, thread_name_prefix="publish") as pool:
-            golden = pool.submit(self._record, recorder, links, prompts)
+            golden = pool.submit(self._record, recorder, links)
             uploads = pool.submit(self._upload_all, stopped)
             try:
                 _join([uploads, golden])
@@ -78,12 +79,12 @@ class Shipment:
                 "made: publish again"
             )
 
-    def _record(self, recorder: GoldenRecorder, links: Path, prompts: Sequence[str]) -> GoldenSet:
+    def _record(self, recorder: GoldenRecorder, links: Path) -> GoldenSet:
         with self.watch.stage("golden"):
             links.mkdir()
             for name in self.checkpoint.files:
                 (links / name).symlink_to((self.checkpoint.folder / name).resolve())
-            return recorder.record(links, prompts)
+            return recorder.record(links)
 
     def _upload_all(self, stopped: threading.Event) -> None:
         entries = [*self.manifest.files, *self._tokenizer_copies()]

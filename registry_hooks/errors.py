@@ -23,6 +23,7 @@ RelayError
 ├── StackError                   a program of the local stack ended, or did not become ready
 └── EngineError                  an engine child
     ├── EngineStartError         it did not become ready; says at which stage and why
+    ├── EngineRefusedError       it answered a question with 4xx; says which status and code
     └── EngineGoneError          it ended while it was needed; transient
 
 A message says what happened, what the program did about it, and what to do next. `transient` decides retries, `blame`
@@ -205,6 +206,20 @@ class EngineStartError(EngineError):
         self.stage = stage
         self.blame = blame
         self.transient = blame.may_pass
+
+
+class EngineRefusedError(EngineError):
+    """An engine answered that a question of ours is wrong, which it was not for the engine that answered it before.
+
+    Attributes:
+        status: 4xx.
+        code: A word that programs can rely on; empty where it gave none.
+    """
+
+    def __init__(self, message: str, *, status: int, code: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
 
 
 class EngineGoneError(EngineError):

@@ -11,26 +11,30 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from registry_hooks import golden_chat
 from registry_hooks.errors import ManifestError
+from registry_hooks.golden_chat import GoldenChat, GreedyToken
+
+__all__ = [
+    "GoldenChat",
+    "GoldenItem",
+    "GoldenSet",
+    "GoldenVerdict",
+    "GreedyToken",
+    "Tolerance",
+    "compare",
+    "compare_chats",
+    "compare_text",
+    "parse",
+    "tolerance_for",
+]
 
 FORMAT = 1
 MAX_GOLDEN_BYTES = 4 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GreedyToken:
-    """One token of a greedy continuation.
-
-    Attributes:
-        gap: Log-probability of this token minus that of the second best; at least 0.
-    """
-
-    text: str
-    gap: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +58,14 @@ class GoldenSet:
     Attributes:
         device: `cpu` or `cuda`, of the engine that answered.
         dtype: `float32`, `bfloat16` or `float16`, in which it computed.
+        no_chat: Why there are no chats; empty also in golden sets from before chats were recorded.
     """
 
     items: tuple[GoldenItem, ...]
     device: str
     dtype: str
+    chats: tuple[GoldenChat, ...] = ()
+    no_chat: str = ""
 
     @property
     def mean_loss(self) -> float:
@@ -82,6 +89,8 @@ class GoldenSet:
             "dtype": self.dtype,
             "mean_loss": self.mean_loss,
             "items": items,
+            "chats": [chat.to_document() for chat in self.chats],
+            "no_chat": self.no_chat,
         }
         return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
@@ -131,6 +140,8 @@ def parse(data: bytes, *, expected_sha256: str | None = None) -> GoldenSet:
             items=tuple(_item(item) for item in document["items"]),
             device=str(document["device"]),
             dtype=str(document["dtype"]),
+            chats=tuple(golden_chat.from_document(chat) for chat in document.get("chats", ())),
+            no_chat=str(document.get("no_chat", "")),
         )
         finite = math.isfinite(golden.mean_loss)
     except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
@@ -175,6 +186,23 @@ def compare(recorded: GoldenSet, observed: GoldenSet) -> GoldenVerdict:
     if not all(map(math.isfinite, differences)):
         return _refuse("a log-probability is not finite")
     return _judge(recorded, observed, differences)
+
+
+def compare_chats(recorded: GoldenSet, observed: Sequence[GoldenChat], *, dtype: str) -> GoldenVerdict:
+    """Say whether the chats of a golden set went as recorded.
+
+    Args:
+        dtype: In which the engine computes that answered; any other word for a program that does not say.
+    """
+    near_tie = tolerance_for(recorded.dtype, dtype).largest
+    pairs = list(zip(recorded.chats, observed, strict=True))
+    for old, new in pairs:
+        wrong = golden_chat.difference(old, new, near_tie=near_tie)
+        if wrong is not None:
+            return _refuse(f"golden answers differ: {wrong}")
+    told = "; ".join(golden_chat.told(old, new, near_tie=near_tie) for old, new in pairs)
+    without = f"no chat: {recorded.no_chat}" if recorded.no_chat else "no chat: recorded before chats were"
+    return GoldenVerdict(passed=True, mean_difference=0.0, largest_difference=0.0, because=told or without)
 
 
 def compare_text(recorded: GoldenSet, text: str) -> GoldenVerdict | None:

@@ -1,7 +1,7 @@
 """Asks an OpenAI server for golden answers: recorded by the publisher, checked by the gateway, by the same questions.
 
 One request per prompt: `/v1/completions` with `echo` gives the log-probability of every token of the prompt, and after
-those of the first prompt a greedy continuation with the two best tokens at each place.
+those of the first prompt a greedy continuation with the two best tokens at each place. `probe_chat` asks chats.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from registry_hooks.errors import EngineError, EngineGoneError, GoldenMismatchError
+from registry_hooks.errors import EngineError, EngineGoneError, EngineRefusedError, GoldenMismatchError
 from registry_hooks.golden import GoldenItem, GoldenSet, GreedyToken
 
 MAX_GREEDY_TOKENS = 4
@@ -21,6 +21,9 @@ TOO_LONG = "context_length_exceeded"
 _NUM_LOGPROBS = 2
 _MIN_PROMPT_CHARS = 2
 _ANSWER_SHOWN_CHARS = 300
+_A_PROMPT = "a golden prompt"
+# Statuses that say: later.
+_OF_THE_MOMENT = (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS)
 
 
 def client(*, uds: str | Path, base_url: str = "", timeout_s: float) -> httpx.Client:
@@ -54,6 +57,7 @@ def observe(
     Raises:
         GoldenMismatchError: A log-probability is missing or not finite.
         EngineGoneError: No answer in time or at all.
+        EngineRefusedError: The prompt is answered with 4xx.
         EngineError: An answer that is no completion.
     """
     items = tuple(
@@ -71,12 +75,16 @@ def fit(client: httpx.Client, prompt: str, *, model: str, max_greedy_tokens: int
         EngineError: Even two characters are too long, or any error of `observe`.
     """
     while True:
-        response = _post(client, prompt, model, max_greedy_tokens)
-        if response.status_code != httpx.codes.BAD_REQUEST or _error_code(response) != TOO_LONG:
+        try:
+            _post(client, prompt, model, max_greedy_tokens)
+        except EngineRefusedError as error:
+            if error.code != TOO_LONG:
+                return prompt
+            if len(prompt) <= _MIN_PROMPT_CHARS:
+                raise EngineError(f"the model takes no prompt at all: {error}") from error
+            prompt = prompt[: len(prompt) // 2]
+        else:
             return prompt
-        if len(prompt) <= _MIN_PROMPT_CHARS:
-            raise EngineError(f"the model takes no prompt at all: {_shown(response)}")
-        prompt = prompt[: len(prompt) // 2]
 
 
 def greedy_text(client: httpx.Client, prompt: str, *, model: str) -> str | None:
@@ -89,32 +97,28 @@ def greedy_text(client: httpx.Client, prompt: str, *, model: str) -> str | None:
     """
     body = {"model": model, "prompt": prompt, "temperature": 0, "max_tokens": MAX_GREEDY_TOKENS}
     try:
-        response = client.post("/v1/completions", json=body)
-        return str(response.json()["choices"][0]["text"]) if response.status_code == httpx.codes.OK else None
-    except httpx.HTTPError as error:
-        raise EngineGoneError(f"the engine did not answer a golden prompt ({type(error).__name__}: {error})") from error
-    except (ValueError, KeyError, TypeError, IndexError):
+        return str(ask(client, "/v1/completions", body, what=_A_PROMPT)["choices"][0]["text"])
+    except EngineGoneError:
+        raise
+    except (EngineError, KeyError, TypeError, IndexError):
         return None
 
 
 def _item(client: httpx.Client, prompt: str, model: str, max_greedy_tokens: int) -> GoldenItem:
-    response = _post(client, prompt, model, max_greedy_tokens)
-    if response.status_code != httpx.codes.OK:
-        raise EngineError(f"the engine answered a golden prompt with HTTP {response.status_code}: {_shown(response)}")
+    document = _post(client, prompt, model, max_greedy_tokens)
     try:
-        document: Any = response.json()
         logprobs = document["choices"][0]["logprobs"]
         num_prompt_tokens = int(document["usage"]["prompt_tokens"])
         values = logprobs["token_logprobs"]
         greedy = zip(logprobs["tokens"], values, logprobs["top_logprobs"], strict=True)
-        tokens = tuple(_greedy_token(*token) for token in list(greedy)[num_prompt_tokens:])
+        tokens = tuple(greedy_token(*token) for token in list(greedy)[num_prompt_tokens:])
         forced = tuple(_finite(value) for value in values[1:num_prompt_tokens])
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise EngineError(f"the engine's answer to a golden prompt has no log-probabilities ({error!r})") from error
     return GoldenItem(prompt=prompt, token_logprobs=forced, greedy=tokens)
 
 
-def _post(client: httpx.Client, prompt: str, model: str, max_greedy_tokens: int) -> httpx.Response:
+def _post(client: httpx.Client, prompt: str, model: str, max_greedy_tokens: int) -> Any:
     body = {
         "model": model,
         "prompt": prompt,
@@ -123,13 +127,37 @@ def _post(client: httpx.Client, prompt: str, model: str, max_greedy_tokens: int)
         "temperature": 0,
         "max_tokens": max_greedy_tokens,
     }
+    return ask(client, "/v1/completions", body, what=_A_PROMPT)
+
+
+def ask(client: httpx.Client, path: str, body: Mapping[str, Any], *, what: str) -> Any:
+    """The JSON that an engine answers a question with.
+
+    Args:
+        what: The question, for people.
+
+    Raises:
+        EngineGoneError: No answer in time or at all.
+        EngineRefusedError: The question is answered with 4xx, other than for the moment's sake.
+        EngineError: Another status, or no JSON.
+    """
     try:
-        return client.post("/v1/completions", json=body)
+        response = client.post(path, json=body)
     except httpx.HTTPError as error:
-        raise EngineGoneError(f"the engine did not answer a golden prompt ({type(error).__name__}: {error})") from error
+        raise EngineGoneError(f"the engine did not answer {what} ({type(error).__name__}: {error})") from error
+    status = response.status_code
+    if status != httpx.codes.OK:
+        message = f"the engine answered {what} with HTTP {status}: {response.text[:_ANSWER_SHOWN_CHARS]}"
+        if response.is_client_error and status not in _OF_THE_MOMENT:
+            raise EngineRefusedError(message, status=status, code=_error_code(response))
+        raise EngineError(message)
+    try:
+        return response.json()
+    except ValueError as error:
+        raise EngineError(f"the engine answered {what} with what is no JSON ({error})") from error
 
 
-def _greedy_token(text: str, logprob: float | None, best: Mapping[str, float]) -> GreedyToken:
+def greedy_token(text: str, logprob: float | None, best: Mapping[str, float]) -> GreedyToken:
     """A token of the continuation; its gap is 0, a tie, when both of the best two have the same text."""
     chosen = _finite(logprob)
     others = [_finite(value) for other, value in best.items() if other != text]
@@ -144,12 +172,8 @@ def _finite(value: float | None) -> float:
     return float(value)
 
 
-def _error_code(response: httpx.Response) -> object:
+def _error_code(response: httpx.Response) -> str:
     try:
-        return response.json()["error"]["code"]
+        return str(response.json()["error"]["code"] or "")
     except (ValueError, KeyError, TypeError):
-        return None
-
-
-def _shown(response: httpx.Response) -> str:
-    return response.text[:_ANSWER_SHOWN_CHARS]
+        return ""

@@ -65,6 +65,10 @@ class PublishSettings(Section):
     golden_prompts: tuple[str, ...] = Field(
         (), description="Prompts of the golden set. Unset: a few general ones that any language model can score."
     )
+    golden_chats: tuple[str, ...] = Field(
+        (),
+        description="Messages of a user, each a chat of the golden set. Unset: one that nearly every template takes.",
+    )
 
 
 class EngineSettings(Section):

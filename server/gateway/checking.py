@@ -1,16 +1,23 @@
-"""What an engine is asked before any user asks it: the golden questions, and one answer on the path that users take."""
+"""What an engine is asked before any user asks it: the golden prompts and chats, and one answer on users' path."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
 import httpx
 
-from registry_hooks import golden, probe
-from registry_hooks.errors import DeclinedError, EngineError, EngineGoneError, GoldenMismatchError
+from registry_hooks import golden, probe, probe_chat
+from registry_hooks.errors import DeclinedError, EngineGoneError, EngineRefusedError, GoldenMismatchError
 from registry_hooks.golden import GoldenSet, GoldenVerdict
+from registry_hooks.golden_chat import GoldenChat
+from server.gateway.substitute_checking import chats_of_substitute, prompts_of_substitute
 from server.launcher import Engine
 
 PROBE_TIMEOUT_S = 120.0
 _UNATTESTED_PROMPT = "The quick brown fox jumps over the lazy dog."
+_WARM_UP_TOKENS = 4
+_WARM_UP_CHAT = (("user", "Hello"),)
 
 
 def check_golden(engine: Engine, recorded: GoldenSet | None, *, required: bool) -> str:
@@ -20,69 +27,100 @@ def check_golden(engine: Engine, recorded: GoldenSet | None, *, required: bool) 
     place is asked what its API allows: log-probabilities of prompts, else the text of a greedy answer, else nothing.
 
     Raises:
-        GoldenMismatchError: Other answers than recorded, or not finite ones.
-        DeclinedError: None are recorded, or none to be had, although `required`.
+        GoldenMismatchError: Other answers than recorded, 4xx to what was answered at publishing, or not finite ones.
+        DeclinedError: None are recorded, or none to be had, although `required`; or this box takes shorter texts only.
         EngineGoneError: The engine ended, or did not answer.
+        EngineError: Another program in its place refuses what was answered at publishing.
     """
     if recorded is None and required:
         raise DeclinedError(
             "it has no golden answers and serve.require_golden of this box is on; publish it with `relay publish`"
         )
     with engine.client(PROBE_TIMEOUT_S) as client:
+        if recorded is None:
+            if not engine.spec.command:
+                _prompts(engine, client, [_UNATTESTED_PROMPT])
+            return "no golden answers recorded" + ("" if engine.spec.command else "; one prompt scored, finite")
         if engine.spec.command:
-            verdict = _ask_substitute(engine, client, recorded)
-            if verdict is None:
-                return _unchecked(engine, required=required)
-        elif recorded is None:
-            _observe(engine, client, [_UNATTESTED_PROMPT])
-            return "no golden answers recorded; one prompt scored, finite"
+            prompts = prompts_of_substitute(engine, client, recorded)
+            chats = chats_of_substitute(engine, client, recorded)
         else:
-            verdict = golden.compare(recorded, _observe(engine, client, [item.prompt for item in recorded.items]))
-    if not verdict.passed:
-        raise GoldenMismatchError(verdict.because)
-    return verdict.because
+            prompts = golden.compare(recorded, _prompts(engine, client, [item.prompt for item in recorded.items]))
+            chats = golden.compare_chats(recorded, _chats(engine, client, recorded), dtype=engine.ready.dtype)
+    may_pass_unseen = not required or (chats is not None and bool(recorded.chats))
+    return _joined(prompts, chats, may_pass_unseen=may_pass_unseen)
 
 
-def warm_up(engine: Engine) -> None:
+def warm_up(engine: Engine, recorded: GoldenSet | None = None) -> None:
     """Make the engine generate once on the path that users take.
 
+    Args:
+        recorded: Its first chat is one that the template takes.
+
     Raises:
+        GoldenMismatchError: The template fails on a plain chat.
         EngineError: It does not generate.
     """
-    chat = {"model": engine.model_name, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
-    plain = {"model": engine.model_name, "prompt": "Hello", "max_tokens": 4}
+    messages = recorded.chats[0].messages if recorded is not None and recorded.chats else _WARM_UP_CHAT
+    said = [{"role": role, "content": content} for role, content in messages]
+    body = {"model": engine.model_name, "max_tokens": _WARM_UP_TOKENS}
     try:
         with engine.client(PROBE_TIMEOUT_S) as client:
-            answer = client.post("/v1/chat/completions", json=chat)
-            if answer.status_code != httpx.codes.OK:  # no chat template: a base model
-                answer = client.post("/v1/completions", json=plain)
-    except httpx.HTTPError as error:
-        raise EngineGoneError(f"the engine did not answer the warm-up ({error!r}){engine.last_words()}") from error
-    if answer.status_code != httpx.codes.OK:
-        raise EngineError(f"the engine cannot generate: status {answer.status_code}, {answer.text[:300]}")
+            try:
+                probe.ask(client, "/v1/chat/completions", body | {"messages": said}, what="the warm-up")
+            except EngineRefusedError as error:
+                if not engine.spec.command and error.code not in (probe_chat.NO_TEMPLATE, probe.TOO_LONG):
+                    raise GoldenMismatchError(f"nobody could chat with it: {error}") from error
+                probe.ask(client, "/v1/completions", body | {"prompt": "Hello"}, what="the warm-up")  # a base model
+    except EngineGoneError as error:
+        raise EngineGoneError(f"{error}{engine.last_words()}") from error
 
 
-def _observe(engine: Engine, client: httpx.Client, prompts: list[str]) -> GoldenSet:
+def _prompts(engine: Engine, client: httpx.Client, prompts: Sequence[str]) -> GoldenSet:
     ready = engine.ready
-    return probe.observe(client, prompts, model=engine.model_name, device=ready.device, dtype=ready.dtype)
+    with _blamed(engine):
+        return probe.observe(client, prompts, model=engine.model_name, device=ready.device, dtype=ready.dtype)
 
 
-def _ask_substitute(engine: Engine, client: httpx.Client, recorded: GoldenSet | None) -> GoldenVerdict | None:
-    """The strictest comparison that its API allows; None when it allows none."""
-    if recorded is None:
-        return None
+def _chats(engine: Engine, client: httpx.Client, recorded: GoldenSet) -> list[GoldenChat]:
+    with _blamed(engine):
+        return [
+            probe_chat.observe_chat(client, chat.messages, model=engine.model_name, max_tokens=chat.max_tokens)
+            for chat in recorded.chats
+        ]
+
+
+@contextmanager
+def _blamed(engine: Engine) -> Iterator[None]:
+    """A refusal of what was answered at publishing is the version's fault, but for a limit that this box set."""
     try:
-        return golden.compare(recorded, _observe(engine, client, [item.prompt for item in recorded.items]))
-    except (EngineGoneError, GoldenMismatchError):
-        raise
-    except EngineError:  # it gives no log-probabilities of prompts
-        text = probe.greedy_text(client, recorded.items[0].prompt, model=engine.model_name)
-        return None if text is None else golden.compare_text(recorded, text)
+        yield
+    except EngineRefusedError as error:
+        if error.code == probe.TOO_LONG and engine.spec.max_model_len_tokens:
+            raise DeclinedError(
+                f"{error}; engine.max_model_len_tokens of this server is {engine.spec.max_model_len_tokens}: raise it"
+            ) from error
+        raise GoldenMismatchError(f"golden answers differ: {error}") from error
 
 
-def _unchecked(engine: Engine, *, required: bool) -> str:
-    because = "golden answers could not be checked: the program of engine.command gives neither log-probabilities "
-    because += "of prompts nor greedy completions to compare with"
-    if required:
-        raise DeclinedError(f"{because}, and serve.require_golden of this box is on")
-    return because
+def _joined(prompts: GoldenVerdict | None, chats: GoldenVerdict | None, *, may_pass_unseen: bool) -> str:
+    """One sentence of all verdicts; None is one that could not be had, from another program alone.
+
+    Args:
+        may_pass_unseen: Whether prompts need not be compared.
+
+    Raises:
+        GoldenMismatchError: One did not pass.
+        DeclinedError: One could not be had although it had to.
+    """
+    for verdict in (prompts, chats):
+        if verdict is not None and not verdict.passed:
+            raise GoldenMismatchError(verdict.because)
+    if prompts is None:
+        because = "golden answers could not be checked: the program of engine.command gives neither log-probabilities "
+        because += "of prompts nor greedy completions to compare with"
+        if not may_pass_unseen:
+            raise DeclinedError(f"{because}, and serve.require_golden of this box is on")
+    else:
+        because = prompts.because
+    return because + ("; chats could not be checked" if chats is None else f"; {chats.because}")

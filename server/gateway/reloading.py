@@ -105,7 +105,7 @@ class Loader:
             with reload.watch("golden"):
                 reload.verdict = check_golden(engine, fetched.golden, required=self.settings.serve.require_golden)
             with reload.watch("warm"):
-                warm_up(engine)
+                warm_up(engine, fetched.golden)
         except BaseException:
             engine.stop()
             raise

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from registry_hooks import command_template, golden, settings
-from registry_hooks.errors import GoldenMismatchError, SettingsError
+from registry_hooks.errors import DeclinedError, GoldenMismatchError, SettingsError
 from registry_hooks.golden import GoldenItem, GoldenSet, GreedyToken
 from server.engine_spec import EngineReady, EngineSpec
 from server.gateway.checking import check_golden
@@ -114,7 +114,7 @@ def test_a_program_that_only_chats_cannot_be_checked_and_require_golden_refuses_
     engine = a_substitute(lambda request: httpx.Response(404, json={"error": {}}))
 
     assert "could not be checked" in check_golden(engine, RECORDED, required=False)
-    with pytest.raises(GoldenMismatchError, match="require_golden is on"):
+    with pytest.raises(DeclinedError, match="require_golden of this box is on"):
         check_golden(engine, RECORDED, required=True)
 
 
