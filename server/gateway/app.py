@@ -61,7 +61,7 @@ def create_app(gateway: Gateway) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with nothing_to_collect():
-            app.state.proxy = Proxy(gateway.lineup, gateway.settings.serve)
+            app.state.proxy = Proxy(gateway.lineup, gateway.settings.serve, gateway.departure)
         yield
         app.state.proxy.close()
 

@@ -54,11 +54,34 @@ def unauthorized() -> ApiProblem:
     )
 
 
+def restarting() -> ApiProblem:
+    """No engine came back in time, or too many requests wait for one."""
+    message = "the engine died and is being restarted; send the request again"
+    return unavailable(message, code="engine_restarting", retry_after_s=2)
+
+
+def server_stopping(what: str = "the request was not begun") -> ApiProblem:
+    """This server is on its way out."""
+    message = f"{what}: this server is shutting down; send the request again"
+    return unavailable(message, code="server_stopping", retry_after_s=1)
+
+
+def kills_engines() -> ApiProblem:
+    """Two engines died while they held this request."""
+    return ApiProblem(
+        status=502,
+        message="two engines died while they were answering this request; it is not tried again for 10 minutes. "
+        "The log of the engine says how it died",
+        type="server_error",
+        code="engine_died",
+        headers={"x-should-retry": "false"},
+    )
+
+
 def engine_gone(leaving: str = "") -> ApiProblem:
     """The engine ended in the middle of an answer; `leaving` says whether it was to go (`Slot.leaving`)."""
     if leaving == "shutdown":
-        message = "the answer was cut: this server is shutting down; send the request again"
-        return ApiProblem(status=503, message=message, type="server_error", code="server_stopping")
+        return server_stopping("the answer was cut")
     if leaving:
         message = "the answer was cut: its model was replaced and the drain deadline passed; send the request again"
         return ApiProblem(status=503, message=message, type="server_error", code="model_swapped")

@@ -7,24 +7,31 @@ is waited for and the request sent again; after that the client gets an error ev
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from starlette.responses import Response
 
 from registry_hooks import events
 from registry_hooks.settings import ServeSettings
 from server.gateway import openai_errors
+from server.gateway.departure import Departure
 from server.gateway.lineup import LineUp, Slot
 from server.gateway.openai_errors import ApiProblem
 from server.gateway.streaming import Stream
-from server.gateway.upstream import EngineLostError, Upstream
+from server.gateway.suspects import Suspects
+from server.gateway.upstream import Answer, EngineLostError, EngineStoppingError, EngineUnreachableError, Upstream
 
-MAX_ATTEMPTS = 3
+# How often an engine that lives on may drop one request before its client is told.
+MAX_DROPPED = 3
 _HELD_STEP_S = 0.02
-_PASSED_HEADERS = ("content-type", "cache-control", "x-accel-buffering", "retry-after", "x-request-id")
+_PROOF_STEP_S = 0.1
+_PASSED_HEADERS = ("content-type", "cache-control", "x-accel-buffering", "retry-after")
+_AS_IT_IS = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 
 
 class ProblemError(Exception):
@@ -48,38 +55,44 @@ class Call:
 class Proxy:
     """The way from the API to the engines. Lives on the event loop."""
 
-    def __init__(self, lineup: LineUp, settings: ServeSettings) -> None:
+    def __init__(self, lineup: LineUp, settings: ServeSettings, departure: Departure) -> None:
         self._lineup = lineup
         self._settings = settings
+        self._departure = departure
         self._ways: dict[int, tuple[Slot, Upstream]] = {}
         self._num_held = 0
+        self._suspects = Suspects()
+        self._witnesses: set[asyncio.Task[None]] = set()
 
     async def forward(self, call: Call) -> Response:
-        """The engine's answer.
+        """The engine's answer. While nothing was sent to the client, a dead engine's successor is waited for.
 
         Raises:
-            ProblemError: No engine can answer: unknown model, none loaded, or it died before it answered.
+            ProblemError: No engine can answer: unknown model, none loaded, none came back in time, or this request
+                kills engines.
         """
-        deadline = time.monotonic() + self._settings.hold_timeout_s
-        for _ in range(MAX_ATTEMPTS):
+        deadline, num_dropped = self._deadline(), 0
+        while num_dropped < MAX_DROPPED:
+            if self._suspects.is_guilty(call.body):
+                raise ProblemError(openai_errors.kills_engines())
             slot = await self._take(call.model, deadline)
             try:
-                return await self._ask(slot, call)
+                return await self._answer_of(slot, call)
             except EngineLostError as error:
-                self._lineup.give_back(slot)
                 events.logger().warning(
-                    "request.sent_again", version=slot.checkpoint.version.version, because=repr(error)
+                    "request.sent_again",
+                    request_id=call.request_id,
+                    version=slot.checkpoint.version.version,
+                    because=repr(error),
                 )
-                await asyncio.sleep(_HELD_STEP_S)
+                if not isinstance(error, EngineUnreachableError):
+                    deadline = self._deadline()  # it was with the engine until now, not held here
+                num_dropped += await self._lives_on(slot, deadline, error)
+                self._accuse(slot, call, error)
             except TimeoutError:
-                self._lineup.give_back(slot)
-                message = (
-                    f"the engine said nothing for {self._settings.request_timeout_s:g} s; the request was given up"
-                )
+                silence_s = self._settings.request_timeout_s
+                message = f"the engine said nothing for {silence_s:g} s; the request was given up"
                 raise ProblemError(openai_errors.unavailable(message, code="engine_timeout", retry_after_s=5)) from None
-            except BaseException:
-                self._lineup.give_back(slot)
-                raise
         raise ProblemError(openai_errors.engine_gone())
 
     def close(self) -> None:
@@ -90,15 +103,64 @@ class Proxy:
     async def engine_health(self, slot: Slot) -> Mapping[str, object]:
         """What the engine says of itself now; empty when it does not answer within a second."""
         try:
-            async with asyncio.timeout(1.0):
-                answer = await self._way_to(slot).get("/health", timeout_s=1.0)
-                try:
-                    health: Mapping[str, object] = json.loads(await answer.whole())
-                    return health
-                finally:
-                    answer.close()
-        except (OSError, ValueError):
+            health = json.loads((await self._health(slot))[1])
+        except (OSError, ValueError, RecursionError):
             return {}
+        return health if isinstance(health, dict) else {}
+
+    async def _health(self, slot: Slot) -> tuple[int, bytes]:
+        async with asyncio.timeout(1.0):
+            answer = await self._way_to(slot).get("/health", timeout_s=1.0)
+            try:
+                return answer.status, await answer.whole()
+            finally:
+                answer.close()
+
+    async def _lives_on(self, slot: Slot, deadline: float, error: EngineLostError) -> bool:
+        """Whether an engine whose connection broke is well. Waits until that is plain, or it is dead: its sockets go
+        before its process does.
+        """
+        is_going = isinstance(error, EngineStoppingError)
+        if not is_going and await self._is_well(slot):
+            return True
+        with self._held():
+            while slot.is_alive():
+                if slot.leaving == "shutdown":
+                    raise ProblemError(openai_errors.server_stopping())
+                if time.monotonic() >= deadline:
+                    raise ProblemError(openai_errors.restarting())
+                await asyncio.sleep(_PROOF_STEP_S)
+                if not is_going and await self._is_well(slot):
+                    return True
+        return False
+
+    async def _is_well(self, slot: Slot) -> bool:
+        try:
+            return slot.is_alive() and (await self._health(slot))[0] < 500
+        except OSError:
+            return False
+
+    def _accuse(self, slot: Slot, call: Call, error: EngineLostError) -> None:
+        """Remember who was there when an engine died that nobody had told to go."""
+        was_with_it = not isinstance(error, EngineUnreachableError | EngineStoppingError)
+        if was_with_it and not slot.is_alive() and not slot.leaving:
+            self._suspects.saw_die(call.body, slot.number)
+
+    def _cut(self, slot: Slot, call: Call) -> ApiProblem:
+        """A stream that had begun was cut."""
+        witness = asyncio.ensure_future(self._witness(slot, call))
+        self._witnesses.add(witness)
+        witness.add_done_callback(self._witnesses.discard)
+        return openai_errors.engine_gone(slot.leaving)
+
+    async def _witness(self, slot: Slot, call: Call) -> None:
+        deadline = self._deadline()
+        while slot.is_alive() and time.monotonic() < deadline:
+            await asyncio.sleep(_PROOF_STEP_S)
+        self._accuse(slot, call, EngineLostError())
+
+    def _deadline(self) -> float:
+        return time.monotonic() + self._settings.hold_timeout_s
 
     async def _take(self, model: str | None, deadline: float) -> Slot:
         if (slot := self._lineup.take(model)) is not None:
@@ -114,39 +176,56 @@ class Proxy:
 
     async def _hold(self, model: str | None, deadline: float) -> Slot:
         """Wait for an engine that is being restarted, bounded in time and number."""
-        if self._num_held < self._settings.max_held:
-            self._num_held += 1
-            try:
-                while time.monotonic() < deadline:
-                    if (slot := self._lineup.take(model)) is not None:
-                        return slot
-                    await asyncio.sleep(_HELD_STEP_S)
-            finally:
-                self._num_held -= 1
-        message = "the engine died and is being restarted; send the request again"
-        raise ProblemError(openai_errors.unavailable(message, code="engine_restarting", retry_after_s=2))
+        with self._held():
+            while time.monotonic() < deadline:
+                if (slot := self._lineup.take(model)) is not None:
+                    return slot
+                if self._departure.is_closing:
+                    raise ProblemError(openai_errors.server_stopping())
+                await asyncio.sleep(_HELD_STEP_S)
+        raise ProblemError(openai_errors.restarting())
 
-    async def _ask(self, slot: Slot, call: Call) -> Response:
-        """The answer of `slot`, which is given back when the answer has ended."""
-        answer = await self._way_to(slot).post(call.path, _body_for(slot, call), request_id=call.request_id)
-        passed = {name: answer.headers[name] for name in _PASSED_HEADERS if name in answer.headers}
-        passed |= version_headers(slot)
-        if not passed.get("content-type", "").startswith("text/event-stream"):
-            try:
+    @contextlib.contextmanager
+    def _held(self) -> Iterator[None]:
+        if self._num_held >= self._settings.max_held:
+            raise ProblemError(openai_errors.restarting())
+        self._num_held += 1
+        try:
+            yield
+        finally:
+            self._num_held -= 1
+
+    async def _answer_of(self, slot: Slot, call: Call) -> Response:
+        """The answer of `slot`, which is given back once: when the answer has ended."""
+        stay = contextlib.ExitStack()
+        stay.callback(self._lineup.give_back, slot)
+        response: Response | None = None
+        try:
+            answer = await self._way_to(slot).post(call.path, _body_for(slot, call), request_id=call.request_id)
+            stay.callback(answer.close)
+            headers = {name: answer.headers[name] for name in _PASSED_HEADERS if name in answer.headers}
+            headers |= version_headers(slot)
+            if headers.get("content-type", "").startswith("text/event-stream"):
+                response = self._stream(answer, headers, slot, call, stay)
+            else:
                 content = await answer.whole()
-            finally:
-                answer.close()
-            claims_json = "json" in passed.get("content-type", "")
-            if claims_json and answer.ends_with_the_connection() and not _is_json(content):
-                raise EngineLostError("the connection ended within the answer")
-            self._lineup.give_back(slot)
-            return Response(content, status_code=answer.status, headers=passed)
-        return Stream(
-            answer,
-            passed,
-            cut=lambda: openai_errors.engine_gone(slot.leaving),
-            ended=lambda: self._lineup.give_back(slot),
-        )
+                _check_whole(answer, content)
+                self._suspects.acquit(call.body)
+                response = Response(content, status_code=answer.status, headers=headers)
+            return response
+        finally:
+            if not isinstance(response, Stream):
+                stay.close()
+
+    def _stream(
+        self, answer: Answer, headers: Mapping[str, str], slot: Slot, call: Call, stay: contextlib.ExitStack
+    ) -> Stream:
+        def ended(is_whole: bool) -> None:
+            stay.close()
+            if is_whole:
+                self._suspects.acquit(call.body)
+
+        return Stream(answer, headers, cut=lambda: self._cut(slot, call), ended=ended)
 
     def _way_to(self, slot: Slot) -> Upstream:
         if slot.number not in self._ways:
@@ -161,6 +240,19 @@ class Proxy:
             if not slot.is_alive() and slot.in_flight == 0:
                 del self._ways[number]
                 way.close()
+
+
+def _check_whole(answer: Answer, content: bytes) -> None:
+    """Refuse what is no answer, while nothing of it was passed on.
+
+    Raises:
+        EngineLostError: It was cut, or says that the engine is ending.
+    """
+    if answer.status >= 500 and b'"engine_stopping"' in content:
+        raise EngineStoppingError("the engine is stopping")
+    claims_json = "json" in answer.headers.get("content-type", "")
+    if claims_json and answer.ends_with_the_connection() and not _is_json(content):
+        raise EngineLostError("the connection ended within the answer")
 
 
 def _is_json(content: bytes) -> bool:
@@ -179,11 +271,13 @@ def _body_for(slot: Slot, call: Call) -> bytes:
 
 
 def version_headers(slot: Slot) -> dict[str, str]:
-    """Which version answers: `x-relay-*`."""
+    """Which version answers: `x-relay-*`. What is not printable ASCII, or is a `%`, is percent-encoded as UTF-8."""
     version = slot.checkpoint.version
     headers = {
         "x-relay-model": version.name,
         "x-relay-version": str(version.version),
         "x-relay-digest": slot.checkpoint.digest[:12],
     }
-    return headers if version.step is None else {**headers, "x-relay-step": str(version.step)}
+    if version.step is not None:
+        headers["x-relay-step"] = str(version.step)
+    return {name: quote(value, safe=_AS_IT_IS) for name, value in headers.items()}

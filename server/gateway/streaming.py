@@ -17,7 +17,7 @@ _TAIL_BYTES = 2048
 
 
 class Stream(DirectStream):
-    """A stream that ends with an error event when it was cut, and tells when it has ended, however it ended."""
+    """A stream that ends with an error event when it was cut, and tells when it has ended, and whether it was whole."""
 
     def __init__(
         self,
@@ -25,19 +25,20 @@ class Stream(DirectStream):
         headers: Mapping[str, str],
         *,
         cut: Callable[[], ApiProblem],
-        ended: Callable[[], None],
+        ended: Callable[[bool], None],
     ) -> None:
         super().__init__(answer.status, headers)
         self._answer = answer
         self._cut = cut
         self._ended = ended
+        self._is_whole = False
 
     def end(self) -> None:
         self._answer.close()  # the engine must not generate for a client that went away
-        self._ended()
+        self._ended(self._is_whole)
 
     async def pass_on(self, send: Send) -> None:
-        answer, tail, is_over = self._answer, b"", False
+        answer, tail, is_over, is_cut = self._answer, b"", False, False
         is_framed = not answer.ends_with_the_connection()
         while not is_over:
             try:
@@ -50,3 +51,4 @@ class Stream(DirectStream):
             if is_cut:  # a stream that just ends looks like a complete answer to OpenAI's clients
                 piece += b"\n\n" + self._cut().event()
             await send({"type": "http.response.body", "body": piece, "more_body": not is_over})
+        self._is_whole = not is_cut

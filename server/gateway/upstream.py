@@ -21,6 +21,14 @@ class EngineLostError(ConnectionError):
     """The engine cannot be reached, or it ended in the middle of an answer."""
 
 
+class EngineUnreachableError(EngineLostError):
+    """The engine cannot be reached: the request never came to it."""
+
+
+class EngineStoppingError(EngineLostError):
+    """The engine said that it is ending, in place of an answer."""
+
+
 class Answer:
     """The answer to one request, being received.
 
@@ -254,7 +262,5 @@ class Upstream:
                     host, port = self._url.hostname or "", self._url.port or 80
                     return (await loop.create_connection(lambda: _Connection(self._idle), host, port))[1]
                 return (await loop.create_unix_connection(lambda: _Connection(self._idle), self._uds))[1]
-        except TimeoutError:
-            raise
-        except OSError as error:
-            raise EngineLostError(f"the engine cannot be reached: {error}") from error
+        except OSError as error:  # TimeoutError is one
+            raise EngineUnreachableError(f"the engine cannot be reached: {error!r}") from error

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
@@ -87,9 +87,16 @@ class Front:
     port: int
     client: httpx.Client
     engines: list[asyncio.Server]
+    spares: list[Slot] = field(default_factory=list)
 
-    def flip(self, handler: Handler, *, name: str = "m", model_name: str = "") -> Slot:
+    def flip(self, handler: Handler, *, model_name: str = "") -> Slot:
         """A new engine that answers requests from now on."""
+        slot = self.engine(handler, model_name=model_name)
+        self.lineup.flip(slot)
+        return slot
+
+    def engine(self, handler: Handler, *, model_name: str = "") -> Slot:
+        """A new engine, beside those that are in service."""
         listening = asyncio.run_coroutine_threadsafe(_listening(handler), self.loop).result(10)
         self.engines.append(listening)
         port = listening.sockets[0].getsockname()[1]
@@ -105,11 +112,11 @@ class Front:
             model_name=model_name,
         )
         engine = StandIn(ready=ready, spec=SimpleNamespace(uds=""))
-        version = ModelVersion(name=name, version=1, run_id=None, model_id=None, artifact_uri="s3://b/1")
+        version = ModelVersion(
+            name=self.lineup.label[0], version=1, run_id=None, model_id=None, artifact_uri="s3://b/1"
+        )
         checkpoint = Checkpoint(version=version, digest="1" * 64, directory="", attested=True, size_bytes=1)
-        slot = Slot(checkpoint=checkpoint, engine=cast("Engine", engine), loaded_at=datetime.now(UTC))
-        self.lineup.flip(slot)
-        return slot
+        return Slot(checkpoint=checkpoint, engine=cast("Engine", engine), loaded_at=datetime.now(UTC))
 
     def chat(self, **fields: Any) -> httpx.Response:
         return self.client.post("/v1/chat/completions", json=CHAT | fields)
@@ -169,7 +176,7 @@ def a_front(handler: Handler | None = None, *, name: str = "m", **serve: Any) ->
             engines=engines,
         )
         if handler is not None:
-            front.flip(handler, name=name)
+            front.flip(handler)
         try:
             yield front
         finally:

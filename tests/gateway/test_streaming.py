@@ -73,7 +73,7 @@ async def passed_on(
         cast("Answer", answer),
         {"content-type": "text/event-stream"},
         cut=lambda: openai_errors.engine_gone(""),
-        ended=lambda: ends.append(1),
+        ended=lambda is_whole: ends.append(1),
     )
     with contextlib.suppress(ZeroDivisionError, asyncio.CancelledError):
         await asyncio.wait_for(stream({"servers_send": keep}, cast("Any", receive or nothing), cast("Any", keep)), 10)
