@@ -128,6 +128,17 @@ class BlobCache:
             self._use(folder)
         return folder, found
 
+    def use_only(self, digests: Set[str]) -> None:
+        """Let go of all checkpoints but `digests`: other processes may evict them, and no descriptor is held for them.
+
+        Not while a fetch of this process is under way, which would lose what it has just made.
+        """
+        if self._in_use.keys() <= digests:
+            return
+        with file_lock.exclusive(self._short_lock):
+            for digest in self._in_use.keys() - digests:
+                os.close(self._in_use.pop(digest))
+
     def size_bytes(self) -> int:
         """Bytes of all files, whole and arriving; each is counted once."""
         return sum(path.stat().st_size for folder in (self._blobs, self._partial) for path in folder.iterdir())

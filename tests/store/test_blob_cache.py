@@ -119,6 +119,19 @@ def test_what_another_process_uses_is_not_evicted(shop: Any) -> None:
     assert (shop.complete, shop.blobs) == ([], [])
 
 
+def test_versions_that_are_no_longer_used_hold_no_descriptor_and_may_be_evicted_by_others(shop: Any) -> None:
+    mine, theirs = shop.cache, shop.cache
+    before = len(os.listdir("/dev/fd"))
+    served = [shop.fetch(shop.publish(shop.files(KIB)), cache=theirs).digest for _ in range(5)]
+
+    theirs.use_only({served[-1]})
+    held = len(os.listdir("/dev/fd")) - before
+    mine.evict(0, keep=set())
+
+    assert held == 1
+    assert shop.complete == [served[-1]]
+
+
 def test_leftovers_of_fetches_go_after_a_day_or_when_room_is_needed(shop: Any) -> None:
     cache = shop.cache
     old, new = cache.partial("0" * 64), cache.partial("1" * 64)
