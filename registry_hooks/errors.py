@@ -24,6 +24,7 @@ RelayError
 └── EngineError                  an engine child
     ├── EngineStartError         it did not become ready; says at which stage and why
     ├── EngineRefusedError       it answered a question with 4xx; says which status and code
+    ├── StartCancelledError      the caller no longer wants the engine that is being started
     └── EngineGoneError          it ended while it was needed; transient
 
 A message says what happened, what the program did about it, and what to do next. `transient` decides retries, `blame`
@@ -220,6 +221,12 @@ class EngineRefusedError(EngineError):
         super().__init__(message)
         self.status = status
         self.code = code
+
+
+class StartCancelledError(EngineError):
+    """The caller no longer wants the engine that is being started; nothing of it is left."""
+
+    blame = Blame.MOMENT
 
 
 class EngineGoneError(EngineError):

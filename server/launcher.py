@@ -20,7 +20,7 @@ import httpx
 import psutil
 
 from registry_hooks import probe
-from registry_hooks.errors import Blame, EngineStartError
+from registry_hooks.errors import Blame, EngineStartError, StartCancelledError
 from registry_hooks.settings import EngineSettings
 from server.engine_child import ENGINE, SUBSTITUTE, EngineChild
 from server.engine_spec import EngineEvent, EngineReady, EngineSpec
@@ -30,6 +30,8 @@ _WHO = {
     Blame.VERSION: "the engine refused the checkpoint",
     Blame.POLICY: "the engine does not take the checkpoint with the settings of this box",
 }
+# How long one who no longer wants an engine that is being started may wait for its end.
+_CANCEL_SEEN_S = 0.2
 
 
 def spec_of(settings: EngineSettings, *, checkpoint_dir: str, uds: str, model_name: str) -> EngineSpec:
@@ -135,22 +137,25 @@ def start_engine(
     start_timeout_s: float,
     stop_grace_s: float = 5.0,
     spare: EngineChild | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> Engine:
     """Start an engine and wait until it answers.
 
     Args:
         log_path: Where a new process logs; a spare has a log already.
         spare: A process that waits for its spec; a dead one is passed over.
+        cancelled: Whether it is no longer wanted; asked all the while, from this thread.
 
     Raises:
         EngineStartError: It did not become ready; nothing of it is left running.
+        StartCancelledError: `cancelled` said so; nothing of it is left running either.
     """
     command = SUBSTITUTE if spec.command else ENGINE
     fits = spare is not None and spare.is_alive() and spare.command == command
     child = spare if fits and spare else EngineChild(log_path, stop_grace_s=stop_grace_s, command=command)
     try:
         child.send(spec)
-        ready, seconds = _await_ready(child, spec, start_timeout_s)
+        ready, seconds = _await_ready(child, spec, start_timeout_s, cancelled)
     except BaseException:
         child.stop()
         Path(spec.uds).unlink(missing_ok=True)
@@ -158,15 +163,23 @@ def start_engine(
     return Engine(child, spec, ready, seconds)
 
 
-def _await_ready(child: EngineChild, spec: EngineSpec, timeout_s: float) -> tuple[EngineReady, dict[str, float]]:
+def _await_ready(
+    child: EngineChild, spec: EngineSpec, timeout_s: float, cancelled: Callable[[], bool]
+) -> tuple[EngineReady, dict[str, float]]:
     deadline = time.monotonic() + timeout_s
     stages = {"imported": "import", "loaded": "load", "ready": "listen"}
     seconds = dict.fromkeys(stages.values(), 0.0)
     stage, since = "import", time.monotonic()
     while True:
         try:
-            event = child.next_event(deadline - time.monotonic())
+            event = child.next_event(min(deadline - time.monotonic(), _CANCEL_SEEN_S))
         except queue.Empty:
+            if cancelled():
+                raise StartCancelledError(
+                    f"an engine that is no longer wanted was ended while it started (stage {stage})"
+                ) from None
+            if time.monotonic() < deadline:
+                continue
             raise EngineStartError(
                 f"the engine was not ready after {timeout_s:g} s (stage {stage}) and was stopped; "
                 f"see {child.log_path}, or raise engine.start_timeout_s",

@@ -9,9 +9,10 @@ from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 from registry_hooks import events
-from registry_hooks.errors import FetchCancelledError, RegistryUnavailableError, RelayError
+from registry_hooks.errors import FetchCancelledError, RegistryUnavailableError, RelayError, StartCancelledError
 from registry_hooks.settings import Settings
 from server.gateway import watching
 from server.gateway.blaming import Refusal, refuse
@@ -80,6 +81,7 @@ class Watcher(threading.Thread):
             tickets = [self._tickets.popleft() for _ in range(len(self._tickets))]
             try:
                 self.turn()
+                self._loader.let_go()
             except Exception as error:  # noqa: BLE001 - the loop must outlive whatever one turn meets
                 events.logger().exception("turn.failed", because=repr(error))
                 self._journal.note(f"internal error, see the log: {error!r}")
@@ -96,6 +98,7 @@ class Watcher(threading.Thread):
 
     def turn(self) -> None:
         """One turn: look, decide, act. Who waits for a first restart does not wait for a look."""
+        self._bury_previous()
         current = self._lineup.current
         if current is None or current.is_alive() or self._restart_at_s is not None:
             self._look()
@@ -131,14 +134,18 @@ class Watcher(threading.Thread):
         self._num_failures = 0 if self._seen.answered else self._num_failures + 1
         self._journal.saw(self._seen)
 
-    def _superseded(self) -> bool:
-        """Whether the version that is being brought up is no longer wanted; looks at the alias as often as ever."""
+    def _superseded(self, reload: Reload, *, look: bool = False) -> bool:
+        """Whether the version that is being brought up is no longer wanted.
+
+        Args:
+            look: Ask the registry now; else as often as ever. One that does not answer has not moved on.
+        """
         if self._stopping.is_set():
             return True
-        if time.monotonic() - self._seen_at >= self._settings.serve.poll_s:
+        if look or time.monotonic() - self._seen_at >= self._settings.serve.poll_s:
             self._look()
-        wanted, loading = self._seen.version, self._journal.status.loading
-        return wanted is not None and loading is not None and wanted.version != loading
+        wanted = self._seen.version
+        return self._seen.answered and (wanted is None or identity(wanted) != identity(reload.version))
 
     def _actual(self) -> Actual:
         current, previous = self._lineup.current, self._lineup.previous
@@ -153,11 +160,20 @@ class Watcher(threading.Thread):
     def _bring_up(self, reload: Reload, because: str) -> None:
         self._journal.begin(reload, because)
         try:
-            slot = self._loader.bring_up(reload, self._superseded)
-        except FetchCancelledError as error:
+            slot = self._loader.bring_up(reload, partial(self._superseded, reload))
+        except (FetchCancelledError, StartCancelledError) as error:
             self._journal.end(reload, "superseded", str(error))
         except RelayError as error:
             self._refuse(reload, error)
+        else:
+            self._serve_if_wanted(slot, reload)
+
+    def _serve_if_wanted(self, slot: Slot, reload: Reload) -> None:
+        """Look once more, however long ago the last look was: a person may have moved the alias back meanwhile."""
+        if self._superseded(reload, look=True):
+            slot.engine.stop()
+            because = f"the alias moved on while {reload.version.label} was started and checked; it was stopped again"
+            self._journal.end(reload, "superseded", because)
         else:
             self._serve(slot, reload)
 
@@ -168,12 +184,22 @@ class Watcher(threading.Thread):
         slot.engine.when_dead(self._wake.set)
         self._refusals.pop(slot.checkpoint.key, None)
         self._journal.end(reload, "served", f"serving {reload.version.label}: {reload.verdict}", slot)
-        if leaving is not None:
-            self._loader.engines.retire(leaving, self._lineup)
         if not self._settings.serve.keep_previous and (previous := self._lineup.drop_previous()) is not None:
-            self._loader.engines.retire(previous, self._lineup)
+            leaving += (previous,)
+        self._retire(*leaving)
         self._loader.remember(slot)
         self._loader.engines.keep_spare()
+
+    def _retire(self, *slots: Slot) -> None:
+        for slot in slots:
+            self._loader.engines.retire(slot, self._lineup)
+
+    def _bury_previous(self) -> None:
+        """A warm engine that died is no longer one."""
+        dead = self._lineup.drop_previous(only_dead=True)
+        if dead is not None:
+            events.logger().error("engine.died", version=dead.checkpoint.version.version, how=dead.engine.last_words())
+            self._retire(dead)
 
     def _flip_to_warm(self, reload: Reload) -> None:
         slot = self._lineup.previous
@@ -191,14 +217,13 @@ class Watcher(threading.Thread):
         events.logger().error("engine.died", version=dead.checkpoint.version.version, how=dead.engine.last_words())
         reload = Reload(version=dead.checkpoint.version, started_at=datetime.now(UTC))
         try:
-            slot = self._loader.start_cached(dead.checkpoint, reload)
+            slot = self._loader.start_cached(dead.checkpoint, reload, self._stopping.is_set)
         except RelayError as error:
             self._restart_at_s = self._next_restart_at_s(num_recent)
             self._journal.end(reload, "failed", f"the engine died and could not be restarted: {error}")
             return
         self._restart_at_s = self._next_restart_at_s(num_recent) if num_recent > 1 else None
-        self._lineup.replace_dead(slot)
-        dead.engine.stop()
+        self._retire(*self._lineup.replace_dead(slot))
         slot.engine.when_dead(self._wake.set)
         self._journal.end(reload, "served", f"restarted after the engine died; {reload.verdict}", slot)
 
@@ -213,7 +238,7 @@ class Watcher(threading.Thread):
             return
         reload = Reload(version=last_good.version, started_at=datetime.now(UTC))
         try:
-            slot = self._loader.start_cached(last_good, reload)
+            slot = self._loader.start_cached(last_good, reload, self._stopping.is_set)
         except RelayError as error:
             self._journal.end(reload, "failed", f"the last good version in the cache does not start: {error}")
             return

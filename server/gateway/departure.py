@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+
+from server.gateway.lineup import LineUp, Slot
 
 
 class Departure:
@@ -32,3 +35,22 @@ class Departure:
     def is_closing(self) -> bool:
         """Whether the notice is over: no new request is begun."""
         return self._closes_at is not None and self._clock() >= self._closes_at
+
+
+def end_engines(lineup: LineUp, grace_s: float) -> None:
+    """End all engines, those that are retiring too, and return when they have ended: engines last.
+
+    Args:
+        grace_s: How long the streams of each may go on; after that they end with an error event.
+    """
+
+    def end(slot: Slot) -> None:
+        slot.leaving = "shutdown"
+        lineup.wait_drained(slot, grace_s)
+        slot.engine.stop()
+
+    ending = [threading.Thread(target=end, args=(slot,), name="ending", daemon=True) for slot in lineup.slots()]
+    for thread in ending:
+        thread.start()
+    for thread in ending:
+        thread.join()

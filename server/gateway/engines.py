@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import shutil
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from registry_hooks import events
+from registry_hooks.errors import StartCancelledError
 from registry_hooks.settings import Settings
 from server.engine_child import EngineChild
 from server.gateway.lineup import Checkpoint, LineUp, Slot
@@ -26,14 +28,19 @@ class EngineRoom:
         self._sockets = socket_dir()
         self._numbers = itertools.count(1)
         self._spare: EngineChild | None = None
+        self._started: list[Engine] = []
         self._closed = False
         self._lock = threading.Lock()
 
-    def start(self, checkpoint: Checkpoint) -> Engine:
+    def start(self, checkpoint: Checkpoint, cancelled: Callable[[], bool]) -> Engine:
         """A ready engine of `checkpoint`; its answers are not checked yet.
+
+        Args:
+            cancelled: Whether it is no longer wanted, asked all the while.
 
         Raises:
             EngineStartError: It did not become ready; nothing of it is left.
+            StartCancelledError: It is no longer wanted; nothing of it is left.
         """
         engine = self._settings.engine
         spec = spec_of(
@@ -45,13 +52,20 @@ class EngineRoom:
         spec = replace(spec, fingerprint=checkpoint.fingerprint, command=engine.command)
         with self._lock:
             spare, self._spare = self._spare, None
-        return start_engine(
+        started = start_engine(
             spec,
             log_path=self._new_log(),
             start_timeout_s=engine.start_timeout_s,
             stop_grace_s=engine.stop_grace_s,
             spare=spare,
+            cancelled=lambda: self._closed or cancelled(),
         )
+        with self._lock:
+            self._started = [*(one for one in self._started if one.is_alive()), started]
+            if not self._closed:
+                return started
+        started.stop()
+        raise StartCancelledError("an engine that had just started was ended: this server is going")
 
     def keep_spare(self) -> None:
         """Have a process ready that has imported torch, so that the next start, or restart, is quick."""
@@ -65,25 +79,28 @@ class EngineRoom:
     def retire(self, slot: Slot, lineup: LineUp) -> None:
         """Stop an engine that left the line-up, once its requests have ended, in the background.
 
-        Past the drain deadline the rest of its streams end with an error event.
+        Past the drain deadline the rest of its streams end with an error event. At shutdown they have as long as all.
         """
-        slot.leaving = "replaced"
-        threading.Thread(target=self._drain_and_stop, args=(slot, lineup), name="retire", daemon=True).start()
+        threading.Thread(target=self.drain_and_stop, args=(slot, lineup), name="retire", daemon=True).start()
+
+    def drain_and_stop(self, slot: Slot, lineup: LineUp) -> None:
+        """Stop an engine that left the line-up, once its requests have ended."""
+        drained = lineup.wait_drained(slot, self._settings.serve.drain_timeout_s)
+        slot.engine.stop()
+        lineup.retired(slot)
+        version = slot.checkpoint.version.version
+        events.logger().info("engine.retired", version=version, drained=drained, cut_streams=slot.in_flight)
 
     def close(self) -> None:
-        """Stop the spare; remove the sockets' folder. The engines in the line-up are the caller's."""
+        """Stop every process that was started here, one that is still starting too; no other can begin any more."""
         with self._lock:
             self._closed = True
             spare, self._spare = self._spare, None
-        if spare is not None:
-            spare.stop()
+            started = tuple(self._started)
+        for process in (*started, spare):
+            if process is not None:
+                process.stop()
         shutil.rmtree(self._sockets, ignore_errors=True)
-
-    def _drain_and_stop(self, slot: Slot, lineup: LineUp) -> None:
-        drained = lineup.wait_drained(slot, self._settings.serve.drain_timeout_s)
-        slot.engine.stop()
-        version = slot.checkpoint.version.version
-        events.logger().info("engine.retired", version=version, drained=drained, cut_streams=slot.in_flight)
 
     def _new_log(self) -> Path:
         self._log_dir.mkdir(parents=True, exist_ok=True)

@@ -72,7 +72,11 @@ class Slot:
 
 
 class LineUp:
-    """The engines of one gateway: the current one and, warm beside it, the previous one."""
+    """The engines of one gateway: the current one, the previous one warm beside it, and those that are retiring.
+
+    A dead engine counts for nothing: it is never kept warm, it has no name, and nothing waits for it. Only the current
+    one keeps its place when it dies, until it is restarted.
+    """
 
     def __init__(self, name: str, alias: str) -> None:
         self._name = name
@@ -80,6 +84,7 @@ class LineUp:
         self._changed = threading.Condition()
         self._current: Slot | None = None
         self._previous: Slot | None = None
+        self._retiring: tuple[Slot, ...] = ()
 
     @property
     def label(self) -> tuple[str, str]:
@@ -94,24 +99,42 @@ class LineUp:
     def previous(self) -> Slot | None:
         return self._previous
 
-    def flip(self, slot: Slot) -> Slot | None:
-        """Send new requests to `slot`; what answered so far stays warm; the slot that must go now, if there is one."""
+    def slots(self) -> tuple[Slot, ...]:
+        """Every engine that may still have a request, alive or not."""
         with self._changed:
-            leaving = self._previous if self._previous is not slot else None
-            if self._current is not slot:
-                self._previous, self._current = self._current, slot
+            return tuple(slot for slot in (self._current, self._previous, *self._retiring) if slot is not None)
+
+    def flip(self, slot: Slot) -> tuple[Slot, ...]:
+        """Send new requests to `slot`; what answered so far stays warm; those that must be retired now."""
+        with self._changed:
+            others = [one for one in (self._current, self._previous) if one is not None and one is not slot]
+            self._current, self._previous = slot, next((one for one in others if one.is_alive()), None)
+            return self._let_go(*(one for one in others if one is not self._previous))
+
+    def replace_dead(self, slot: Slot) -> tuple[Slot, ...]:
+        """Put a restarted engine of the same checkpoint in the place of the one that died, which must be retired."""
+        with self._changed:
+            dead, self._current = self._current, slot
+            return self._let_go(dead)
+
+    def drop_previous(self, *, only_dead: bool = False) -> Slot | None:
+        """Take the warm engine out of the line-up, to be retired; None when there is none.
+
+        Args:
+            only_dead: Let it stay if it lives.
+        """
+        with self._changed:
+            leaving = self._previous
+            if leaving is None or (only_dead and leaving.is_alive()):
+                return None
+            self._previous = None
+            self._let_go(leaving)
             return leaving
 
-    def replace_dead(self, slot: Slot) -> None:
-        """Put a restarted engine of the same checkpoint in the place of the one that died."""
+    def retired(self, slot: Slot) -> None:
+        """An engine that had to be retired has been stopped."""
         with self._changed:
-            self._current = slot
-
-    def drop_previous(self) -> Slot | None:
-        """Take the warm engine out of the line-up, to be retired; None when there is none."""
-        with self._changed:
-            leaving, self._previous = self._previous, None
-            return leaving
+            self._retiring = tuple(one for one in self._retiring if one is not slot)
 
     def take(self, model: str | None) -> Slot | None:
         """A place at the engine that `model` names, to be given back; None when none of that name is alive.
@@ -157,5 +180,12 @@ class LineUp:
             return self._current
         for slot in (self._current, self._previous):
             if slot is not None and slot.checkpoint.version.label == model:
-                return slot
+                return slot if slot is self._current or slot.is_alive() else None
         return None
+
+    def _let_go(self, *slots: Slot | None) -> tuple[Slot, ...]:
+        leaving = tuple(slot for slot in slots if slot is not None)
+        for slot in leaving:
+            slot.leaving = slot.leaving or "replaced"
+        self._retiring += leaving
+        return leaving

@@ -89,9 +89,9 @@ class Loader:
         reload.watch.seconds["fetch"] -= fetched.verify_s
         if superseded():
             raise FetchCancelledError(f"the alias moved on while {reload.version.label} was fetched")
-        return self.start(self.checkpoint(reload.version, fetched), fetched, reload)
+        return self.start(self.checkpoint(reload.version, fetched), fetched, reload, superseded)
 
-    def start(self, checkpoint: Checkpoint, fetched: Fetched, reload: Reload) -> Slot:
+    def start(self, checkpoint: Checkpoint, fetched: Fetched, reload: Reload, cancelled: Callable[[], bool]) -> Slot:
         """An engine of files that are here, checked and warm.
 
         Raises:
@@ -100,7 +100,7 @@ class Loader:
         reload.size_bytes = fetched.size_bytes
         self._make_room(checkpoint)
         with reload.watch("start"):
-            engine = self.engines.start(checkpoint)
+            engine = self.engines.start(checkpoint, cancelled)
         try:
             with reload.watch("golden"):
                 reload.verdict = check_golden(engine, fetched.golden, required=self.settings.serve.require_golden)
@@ -111,7 +111,7 @@ class Loader:
             raise
         return Slot(checkpoint=checkpoint, engine=engine, loaded_at=datetime.now(UTC))
 
-    def start_cached(self, checkpoint: Checkpoint, reload: Reload) -> Slot:
+    def start_cached(self, checkpoint: Checkpoint, reload: Reload, cancelled: Callable[[], bool]) -> Slot:
         """An engine of files that were fetched before.
 
         Raises:
@@ -125,7 +125,7 @@ class Loader:
         )
         if fetched is None:
             raise StoreError(f"{checkpoint.version.label} is no longer whole in the cache {self.cache.root}")
-        return self.start(replace(checkpoint, directory=str(fetched.directory)), fetched, reload)
+        return self.start(replace(checkpoint, directory=str(fetched.directory)), fetched, reload, cancelled)
 
     def last_good(self) -> Checkpoint | None:
         """What this box served last, if it noted that down and the settings still allow it."""
@@ -157,6 +157,10 @@ class Loader:
         kept = {s.checkpoint.digest for s in (slot, self.lineup.current, self.lineup.previous) if s is not None}
         self.cache.evict(self.settings.serve.max_cache_bytes, kept)
 
+    def let_go(self) -> None:
+        """Hold no file of the cache but those of engines that live, or are still to be stopped."""
+        self.cache.use_only({slot.checkpoint.digest for slot in self.lineup.slots()})
+
     def plan(self, version: ModelVersion, directory: Path | None = None) -> room.Plan:
         """How `version` would be started now; `directory` has its files when they are here."""
         engine, serve, tags = self.settings.engine, self.settings.serve, version.tags
@@ -166,7 +170,8 @@ class Loader:
         else:
             size, dtype = tags.get(contract.TAG_BYTES, ""), tags.get(contract.TAG_DTYPE, "")
             weights = room.estimated_weight_bytes(int(size) if size.isdecimal() else 0, dtype, device, engine.dtype)
-        warm = self.lineup.previous.engine.ready if self.lineup.previous else None
+        previous = self.lineup.previous
+        warm = previous.engine.ready if previous is not None and previous.is_alive() else None
         return room.plan(
             device=device,
             needed=weights + room.overhead_bytes(device, engine.kv_budget_bytes),
@@ -207,9 +212,7 @@ class Loader:
             leaving = self.lineup.drop_previous()
             if leaving is not None:
                 events.logger().info("engine.stopped_for_room", version=leaving.checkpoint.version.version)
-                leaving.leaving = "replaced"
-                self.lineup.wait_drained(leaving, self.settings.serve.drain_timeout_s)
-                leaving.engine.stop()
+                self.engines.drain_and_stop(leaving, self.lineup)
         elif plan.mode == "no-room" and self.lineup.current is not None and self.lineup.current.is_alive():
             raise EngineStartError(
                 f"no room beside the model in service: {plan.because}; it stays, and this is tried again",

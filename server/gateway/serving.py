@@ -8,7 +8,6 @@ import errno
 import signal
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from types import FrameType
 
@@ -23,7 +22,7 @@ from registry_hooks.s3_store import S3Store
 from registry_hooks.settings import LOOPBACK_HOSTS, ServeSettings, Settings
 from server.gateway.app import Gateway, create_app
 from server.gateway.control import Watcher
-from server.gateway.departure import Departure
+from server.gateway.departure import Departure, end_engines
 from server.gateway.engines import EngineRoom
 from server.gateway.journal import Journal
 from server.gateway.lineup import LineUp
@@ -38,6 +37,8 @@ _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound
 _KEEP_ALIVE_S = 75
 
 _GOOD_KEY_CHARS = 16
+# The control loop may hang in a read of registry or store; it cannot start anything by then.
+_WATCHER_ENDS_S = 5
 
 
 class _Server(uvicorn.Server):
@@ -65,13 +66,8 @@ class _Server(uvicorn.Server):
 
     def _end_streams(self) -> None:
         events.logger().info("gateway.stopping", grace_s=self._grace_s)
-        deadline = time.monotonic() + self._grace_s
         self._gateway.watcher.stop()
-        lineup = self._gateway.lineup
-        for slot in [s for s in (lineup.current, lineup.previous) if s is not None]:
-            slot.leaving = "shutdown"
-            lineup.wait_drained(slot, max(0.0, deadline - time.monotonic()))
-            slot.engine.stop()
+        end_engines(self._gateway.lineup, self._grace_s)
 
 
 def front_door(gateway: Gateway) -> uvicorn.Server:
@@ -145,11 +141,9 @@ def assembled(
 
 def _take_down(watcher: Watcher, engines: EngineRoom, lineup: LineUp, journal: Journal, reporter: Reporter) -> None:
     watcher.stop()
+    end_engines(lineup, 0)
     engines.close()
-    watcher.join(timeout=30)
-    for slot in (lineup.current, lineup.previous):
-        if slot is not None:
-            slot.engine.stop()
+    watcher.join(_WATCHER_ENDS_S)
     journal.beat(stopped=True)
     reporter.stop()
 

@@ -37,6 +37,7 @@ BLAME = {
     errors.StackError: Blame.BOX,
     errors.EngineError: Blame.BOX,
     errors.EngineStartError: Blame.BOX,
+    errors.StartCancelledError: Blame.MOMENT,
     errors.EngineGoneError: Blame.BOX,
 }
 

@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from registry_hooks.errors import EngineStartError
+from registry_hooks.errors import EngineStartError, StartCancelledError
 from server import launcher
 from server.engine_child import EngineChild
 from server.engine_spec import EngineSpec
@@ -92,6 +92,19 @@ def test_a_process_that_never_becomes_ready_is_ended_at_the_deadline(
 
     assert caught.value.stage == "timeout"
     assert not [c for c in psutil.Process().children() if "time.sleep(600)" in " ".join(c.cmdline())]
+
+
+def test_a_start_that_is_no_longer_wanted_ends_before_its_deadline(
+    sockets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "ENGINE", (sys.executable, "-c", "import time; time.sleep(601)"))
+
+    with pytest.raises(StartCancelledError):
+        start_engine(
+            a_spec(tmp_path, sockets), log_path=tmp_path / "e.log", start_timeout_s=600, cancelled=lambda: True
+        )
+
+    assert not [c for c in psutil.Process().children() if "time.sleep(601)" in " ".join(c.cmdline())]
 
 
 def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_requests_after_a_flip_go_to_the_new_engine_and_earlier_ones_stay() -> N
 def test_a_third_version_pushes_the_oldest_out() -> None:
     lineup, one, two, three = LineUp("m", "Production"), a_slot(1), a_slot(2), a_slot(3)
 
-    assert [lineup.flip(slot) for slot in (one, two, three)] == [None, None, one]
+    assert [lineup.flip(slot) for slot in (one, two, three)] == [(), (), (one,)]
 
 
 def test_flipping_back_to_the_warm_engine_pushes_nothing_out() -> None:
@@ -53,7 +53,7 @@ def test_flipping_back_to_the_warm_engine_pushes_nothing_out() -> None:
     lineup.flip(one)
     lineup.flip(two)
 
-    assert lineup.flip(one) is None
+    assert lineup.flip(one) == ()
     assert (lineup.current, lineup.previous) == (one, two)
 
 
@@ -77,6 +77,44 @@ def test_a_dead_engine_is_known_but_takes_no_request() -> None:
     assert lineup.take("m") is None
     assert lineup.knows("m")
     assert not lineup.names()
+
+
+def test_a_dead_engine_is_never_kept_warm_and_the_warm_one_lives_on() -> None:
+    lineup, one, two, three = LineUp("m", "Production"), a_slot(1), a_slot(2), a_slot(3)
+    lineup.flip(one)
+    lineup.flip(two)
+    kill(two)
+
+    assert lineup.flip(three) == (two,)
+    assert (lineup.current, lineup.previous) == (three, one)
+
+
+def test_of_a_dead_previous_engine_nothing_is_left_but_its_end() -> None:
+    lineup, one, two = LineUp("m", "Production"), a_slot(1), a_slot(2)
+    lineup.flip(one)
+    lineup.flip(two)
+    alive = lineup.drop_previous(only_dead=True)
+    kill(one)
+
+    assert not lineup.knows("m/1")
+    assert "m/1" not in lineup.names()
+    assert (alive, lineup.drop_previous(only_dead=True), lineup.previous) == (None, one, None)
+
+
+def test_an_engine_that_is_retiring_is_in_the_line_up_until_it_has_been_stopped() -> None:
+    lineup, one, two, again = LineUp("m", "Production"), a_slot(1), a_slot(2), a_slot(2)
+    lineup.flip(one)
+    lineup.flip(two)
+    lineup.drop_previous()
+    kill(two)
+    lineup.replace_dead(again)
+    retiring = lineup.slots()
+    for slot in (one, two):
+        lineup.retired(slot)
+
+    assert retiring == (again, one, two)
+    assert (one.leaving, two.leaving, again.leaving) == ("replaced", "replaced", "")
+    assert lineup.slots() == (again,)
 
 
 def test_draining_waits_for_the_last_request() -> None:
