@@ -20,6 +20,7 @@ from registry_hooks.mlflow_registry import MlflowRegistry
 from registry_hooks.ports import ObjectReader, ReportSink, VersionSource
 from registry_hooks.s3_store import S3Store
 from registry_hooks.settings import LOOPBACK_HOSTS, ServeSettings, Settings
+from server import descriptors
 from server.gateway.app import Gateway, create_app
 from server.gateway.control import Watcher
 from server.gateway.departure import Departure, end_engines
@@ -91,6 +92,7 @@ def serve(settings: Settings) -> int:
         PortInUseError: Somebody else listens there.
     """
     check_key(settings.serve)
+    descriptors.raise_limit()
     listener = listen(settings.serve.host, settings.serve.port)
     url = public_url(settings.serve, port=listener.getsockname()[1])
     registry = MlflowRegistry(
