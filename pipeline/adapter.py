@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.trainer_state import read_json_object
 from registry_hooks import weights
+from registry_hooks.checkpoint_files import read_json_object
 from registry_hooks.errors import NotACheckpointError
 from registry_hooks.weights import TensorInfo
 

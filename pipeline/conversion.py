@@ -12,8 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from pipeline.checkpoint import CONFIG_FILE, WEIGHTS_INDEX, Checkpoint
-from pipeline.trainer_state import read_json_object
+from pipeline.checkpoint import Checkpoint
+from registry_hooks.checkpoint_files import CONFIG_FILE, WEIGHTS_INDEX, read_json_object
 from registry_hooks.errors import CorruptFileError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -15,8 +15,8 @@ import os
 import subprocess
 from pathlib import Path
 
-from pipeline.checkpoint import CONFIG_FILE, Checkpoint
-from pipeline.trainer_state import read_json_object
+from pipeline.checkpoint import Checkpoint
+from registry_hooks.checkpoint_files import CONFIG_FILE, read_json_object
 from registry_hooks.records import Lineage
 
 TRAINING_ARGS_FILE = "training_args.json"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from registry_hooks.checkpoint_files import read_json_object
 from registry_hooks.errors import NotACheckpointError
 
 STATE_FILE = "trainer_state.json"
@@ -86,25 +86,6 @@ def step_of(folder: Path, state: TrainerState, given: int | None) -> int:
         f"nothing says at which step {folder} was saved: it has no {STATE_FILE} and is not called checkpoint-N; "
         "nothing was published: pass --step"
     )
-
-
-def read_json_object(path: Path, *, max_bytes: int = 16 * 1024 * 1024) -> dict[str, Any]:
-    """A JSON object in a file.
-
-    Raises:
-        NotACheckpointError: Unreadable, malformed, half-written, or longer than `max_bytes`.
-    """
-    try:
-        if path.stat().st_size > max_bytes:
-            raise NotACheckpointError(f"{path} has more than {max_bytes} bytes; nothing was published")
-        document = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise NotACheckpointError(
-            f"{path} cannot be read ({error}): half-written or damaged, so nothing was published; save it again"
-        ) from error
-    if not isinstance(document, dict):
-        raise NotACheckpointError(f"{path} holds no JSON object; nothing was published: save it again")
-    return document
 
 
 def _last_evaluation(history: list[Any], step: int) -> tuple[int | None, dict[str, float]]:

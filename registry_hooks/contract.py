@@ -61,15 +61,23 @@ GOLDEN_FILE = "golden.json"
 MLMODEL_FILE = "MLmodel"
 WEIGHTS_PATTERN = "*.safetensors"
 
-TOKENIZER_FILES = (
+# The files that hold a vocabulary: any one of them is enough to build a tokenizer from.
+VOCABULARY_FILES = (
     "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+# All that the tokenizers of transformers' causal language models read and write.
+TOKENIZER_FILES = (
+    *VOCABULARY_FILES,
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
-    "vocab.json",
     "merges.txt",
-    "vocab.txt",
-    "tokenizer.model",
+    "emoji.json",
     "chat_template.jinja",
 )
 # What may leave the training box. Optimizer, scheduler, RNG states and pickles never do.

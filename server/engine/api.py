@@ -50,7 +50,7 @@ class _Routes:
     def __init__(self, running: RunningEngine) -> None:
         self._running = running
         self._meters = Meters(running.engine)
-        self._name_token = lru_cache(maxsize=_MAX_NAMES)(running.name_token)
+        self._name_token = lru_cache(maxsize=_MAX_NAMES)(running.loaded.token_texts.of)
         # One thread, off the event loop: a long prompt takes a while, and tokenizers are not made for two at once.
         self._prompting = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prompts")
 
@@ -120,7 +120,7 @@ class _Routes:
             for one in wanted:
                 transcript = Transcript(
                     decode=self._running.decode,
-                    name_token=self._running.name_token,
+                    name_token=self._name_token,
                     prompt_ids=one.ask.prompt_ids,
                     stops=stops,
                     echo=one.echo,

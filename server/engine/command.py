@@ -11,10 +11,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from registry_hooks import events
+from registry_hooks.checkpoint_files import inspect
 from registry_hooks.errors import RelayError, SettingsError, UserError
 from registry_hooks.settings import LOOPBACK_HOSTS
 from server.engine import listening
-from server.engine.checkpoint_files import inspect
 from server.engine.offline import go_offline
 from server.engine_spec import EngineSpec
 from server.garbage import nothing_to_collect

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from server.engine.token_texts import TokenText
 from server.engine.transcript import Piece, ScoredToken
 
 Choice = dict[str, Any]
@@ -98,16 +99,19 @@ class CompletionFormat:
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
 
 
-def _named(token: str, logprob: float | None) -> dict[str, Any]:
-    """A token as chats show it; one that is no whole character has no bytes of its own to show."""
-    raw = None if token.startswith("token_id:") else list(token.encode())
-    return {"token": token, "logprob": logprob, "bytes": raw}
+def _named(token: TokenText, logprob: float | None) -> dict[str, Any]:
+    """A token as chats show it; clients join the bytes of those that are no whole character."""
+    return {"token": token.text, "logprob": logprob, "bytes": list(token.raw) or None}
 
 
 def _logprobs(scored: Sequence[ScoredToken]) -> dict[str, Any]:
     return {
-        "tokens": [token.token for token in scored],
+        "tokens": [token.token.text for token in scored],
         "token_logprobs": [token.logprob for token in scored],
-        "top_logprobs": [token.top for token in scored],
+        "top_logprobs": [_by_text(token.top) for token in scored],
         "text_offset": [token.offset_chars for token in scored],
     }
+
+
+def _by_text(top: dict[TokenText, float] | None) -> dict[str, float] | None:
+    return None if top is None else {token.text: logprob for token, logprob in top.items()}

@@ -12,11 +12,12 @@ from typing import Any
 
 import psutil
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
-from transformers.utils import logging as transformers_logging
+from transformers import PreTrainedTokenizerFast
 
-from registry_hooks.errors import DeclinedError, NotACheckpointError, RelayError, SettingsError
-from server.engine.checkpoint_files import CheckpointFiles, inspect
+from registry_hooks.checkpoint_files import CheckpointFiles, inspect
+from registry_hooks.errors import DeclinedError, NotACheckpointError, SettingsError
+from server.engine.from_pretrained import load_model, load_tokenizer, only_listed
+from server.engine.token_texts import TokenTexts
 
 DEFAULT_MAX_LEN_TOKENS = 4096
 # Each operation of a smaller model is over before a second thread has begun: measured, a fifth more tokens with one.
@@ -44,12 +45,14 @@ class LoadedModel:
         model: A transformers causal language model.
         tokenizer: Its tokenizer. Safe to use outside the engine's thread: it does no torch work.
         eos_ids: Tokens that end an answer.
-        vocab_size: Rows of the embedding; a token id is below it.
+        token_texts: What each token says by itself.
+        vocab_size: Rows of the embedding; what the model reads and says is below it. The tokenizer may have more.
         keeps_logits: Whether `forward` takes `logits_to_keep`.
     """
 
     model: Any
     tokenizer: Any
+    token_texts: TokenTexts
     device: str
     dtype: str
     eos_ids: frozenset[int]
@@ -81,9 +84,9 @@ def load(folder: Path, options: LoadOptions) -> LoadedModel:
     dtype = _dtype(options.dtype, files, device)
     if device == "cpu":
         torch.set_num_threads(options.num_threads or _num_cores())
-    transformers_logging.disable_progress_bar()
-    tokenizer = _load_tokenizer(folder)
-    model = _load_model(folder, dtype)
+    with only_listed(files) as place:
+        tokenizer = load_tokenizer(files, place)
+        model = load_model(files, place, _DTYPES[dtype])
     _check_vocabulary(folder, tokenizer, model)
     model.to(device)
     _check_finite(folder, model)
@@ -93,9 +96,10 @@ def load(folder: Path, options: LoadOptions) -> LoadedModel:
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
+        token_texts=TokenTexts(tokenizer),
         device=device,
         dtype=dtype,
-        eos_ids=_eos_ids(model, tokenizer),
+        eos_ids=_eos_ids(model, tokenizer, files),
         vocab_size=_num_embeddings(model),
         num_parameters=num_parameters,
         max_model_len_tokens=_max_len(model, options.max_model_len_tokens),
@@ -118,51 +122,17 @@ def _num_cores() -> int:
 
 def _dtype(wanted: str, files: CheckpointFiles, device: str) -> str:
     """bfloat16 is very slow on CPUs without AMX, so `auto` computes in float32 there."""
-    return wanted if wanted != "auto" else files.saved_dtype if device == "cuda" else "float32"
-
-
-def _load_tokenizer(folder: Path) -> Any:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        tokenizer("a")  # settles the truncation state: from now on one thread may encode while another decodes
-    except Exception as error:
-        raise NotACheckpointError(f"the tokenizer in {folder} does not load: {_first_line(error)}") from error
-    return tokenizer
-
-
-def _load_model(folder: Path, dtype: str) -> Any:
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        config.get_text_config().use_cache = True  # the HF Trainer saves false when it checkpoints gradients
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            dtype=_DTYPES[dtype],
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except torch.OutOfMemoryError as error:
-        raise RelayError(f"not enough GPU memory to load {folder}: nothing is served") from error
-    except Exception as error:
-        raise NotACheckpointError(f"transformers cannot load {folder}: {_first_line(error)}") from error
-    for what in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
-        if report.get(what):
-            odd = sorted(map(str, report[what]))
-            raise NotACheckpointError(
-                f"the weights in {folder} are not those of its config: {len(odd)} {what.replace('_', ' ')}, "
-                f"such as {odd[0]}; nothing is served"
-            )
-    if getattr(model, "_is_stateful", False):
-        raise NotACheckpointError(
-            f"{folder} is a recurrent model ({type(model).__name__}): this engine keeps attention caches only"
-        )
-    return model.eval()
+    if wanted != "auto":
+        return wanted
+    return files.saved_dtype if device == "cuda" and files.saved_dtype in _DTYPES else "float32"
 
 
 def _check_vocabulary(folder: Path, tokenizer: Any, model: Any) -> None:
-    largest, rows = max(tokenizer.get_vocab().values(), default=-1), _num_embeddings(model)
+    """A token that was added without resizing the embedding harms nobody who does not use it; a vocabulary that is
+    larger by itself is another model's.
+    """
+    added, rows = tokenizer.added_tokens_decoder, _num_embeddings(model)
+    largest = max((one for one in tokenizer.get_vocab().values() if one not in added), default=-1)
     if largest >= rows:
         raise NotACheckpointError(
             f"the tokenizer in {folder} has a token {largest}, the model's embedding ends at {rows - 1}: "
@@ -200,11 +170,19 @@ def _is_finite(tensor: torch.Tensor) -> bool:
     return bool(torch.isfinite(smallest) & torch.isfinite(largest))
 
 
-def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    ids = model.generation_config.eos_token_id
-    if ids is None:
-        ids = tokenizer.eos_token_id
-    return frozenset() if ids is None else frozenset([ids] if isinstance(ids, int) else ids)
+def _eos_ids(model: Any, tokenizer: Any, files: CheckpointFiles) -> frozenset[int]:
+    """All tokens that anybody calls the end: a chat fine-tune often says it in its tokenizer alone.
+
+    Of the config only what is written there: the class's own default is a token of another tokenizer.
+    """
+    text_config = files.config.get("text_config")
+    written = (files.config, text_config if isinstance(text_config, dict) else {})
+    said = [
+        model.generation_config.eos_token_id,
+        tokenizer.eos_token_id,
+        *(config.get("eos_token_id") for config in written),
+    ]
+    return frozenset(one for ids in said for one in (ids if isinstance(ids, list) else [ids]) if isinstance(one, int))
 
 
 def _num_embeddings(model: Any) -> int:
@@ -216,7 +194,3 @@ def _max_len(model: Any, wanted: int) -> int:
     if wanted > longest:
         raise DeclinedError(f"max_model_len_tokens {wanted}: the model was made for {longest}; use at most that")
     return wanted or min(longest, DEFAULT_MAX_LEN_TOKENS)
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"

@@ -60,14 +60,6 @@ class RunningEngine:
         """Text of tokens, without special ones."""
         return self.loaded.decode(ids)
 
-    def name_token(self, token_id: int) -> str:
-        """How `logprobs` shows a token: special ones by their name, those that are no whole characters by their id.
-
-        Two tokens must not look alike there: the likeliest ones are the keys of an object.
-        """
-        text: str = self.loaded.tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
-        return text if text and "\ufffd" not in text else f"token_id:{token_id}"
-
     def _vram_bytes(self) -> int:
         """What torch's allocator holds on the GPU; reading its counters is no torch operation."""
         return int(torch.cuda.memory_reserved()) if self.loaded.device == "cuda" else 0

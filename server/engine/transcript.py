@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from server.engine.asks import Finished, PromptScored, StopReason, TokenMade, TokenScore
 from server.engine.detokenizing import Detokenizer
 from server.engine.stopping import StopMatcher
+from server.engine.token_texts import TokenText
 
 # JSON has no infinity; OpenAI writes an impossible token so.
 LOWEST_LOGPROB = -9999.0
@@ -19,13 +20,13 @@ class ScoredToken:
 
     Attributes:
         logprob: None for the first token of a text.
-        top: Text → log-probability of the likeliest; None beside a `logprob` of None.
+        top: Log-probabilities of the likeliest, no two of one text; None beside a `logprob` of None.
         offset_chars: Where it begins in the answer's text.
     """
 
-    token: str
+    token: TokenText
     logprob: float | None
-    top: dict[str, float] | None
+    top: dict[TokenText, float] | None
     offset_chars: int
 
 
@@ -43,13 +44,13 @@ class Transcript:
 
     Attributes:
         decode: Token ids to text without special tokens.
-        name_token: One token id to the text that `logprobs` shows.
+        name_token: One token id to what `logprobs` shows.
         echo: The prompt's text when it is to be shown first, else None.
         num_tokens: How many the model made so far, an end token not among them.
     """
 
     decode: Callable[[list[int]], str]
-    name_token: Callable[[int], str]
+    name_token: Callable[[int], TokenText]
     prompt_ids: Sequence[int]
     stops: Sequence[str] = ()
     echo: str | None = None
@@ -105,7 +106,7 @@ class Transcript:
         name = self.name_token(token_id)
         if score is None:
             return ScoredToken(token=name, logprob=None, top=None, offset_chars=offset_chars)
-        top: dict[str, float] = {}
+        top: dict[TokenText, float] = {}
         for top_id, logprob in score.top:  # best first: where two tokens look alike, the likelier one stays
             top.setdefault(self.name_token(top_id), max(logprob, LOWEST_LOGPROB))
         logprob = max(score.logprob, LOWEST_LOGPROB)

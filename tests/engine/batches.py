@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from hypothesis import strategies as st
@@ -27,6 +27,7 @@ from server.engine.batching import Batch
 from server.engine.loading import LoadedModel
 from server.engine.sequence import Running
 from server.engine.slots import Slots
+from server.engine.token_texts import TokenTexts
 
 VOCABULARY, MAX_LEN = 300, 96
 GREEDY = Sampling(temperature=0)
@@ -54,6 +55,7 @@ def around(model: Any) -> LoadedModel:
     return LoadedModel(
         model=model,
         tokenizer=None,
+        token_texts=cast("TokenTexts", None),
         device="cpu",
         dtype="float32",
         eos_ids=frozenset(),

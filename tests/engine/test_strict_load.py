@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from registry_hooks.checkpoint_files import inspect
 from registry_hooks.errors import NotACheckpointError, SettingsError
-from server.engine.checkpoint_files import inspect
 from server.engine.loading import LoadOptions, load
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -105,13 +105,13 @@ def test_pickled_weights_are_refused_unread(folder: Path) -> None:
     (folder / WEIGHTS).unlink()
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04 never read")
 
-    assert "pickled weights only (pytorch_model.bin)" in refusal(folder)
+    assert "only as pickles (pytorch_model.bin)" in refusal(folder)
 
 
 def test_no_weights_at_all_are_refused(folder: Path) -> None:
     (folder / WEIGHTS).unlink()
 
-    assert "no model.safetensors" in refusal(folder)
+    assert "no weights (model.safetensors)" in refusal(folder)
 
 
 @pytest.mark.parametrize("num_bytes", [0, 4, 100, 3000, -1])
@@ -153,7 +153,7 @@ def test_a_missing_shard_is_named(folder: Path) -> None:
     split(folder)
     (folder / "model-00002-of-00002.safetensors").unlink()
 
-    assert "lacks model-00002-of-00002.safetensors" in refusal(folder)
+    assert "names model-00002-of-00002.safetensors, which is not there" in refusal(folder)
 
 
 def test_an_index_that_disagrees_with_its_shards_is_refused(folder: Path) -> None:
@@ -163,7 +163,7 @@ def test_an_index_that_disagrees_with_its_shards_is_refused(folder: Path) -> Non
     weight_map.pop("model.norm.weight")
     change_json(index, weight_map=weight_map)
 
-    assert "disagree about the tensor model.norm.weight" in refusal(folder)
+    assert "contradict each other about 'model.norm.weight'" in refusal(folder)
 
 
 @pytest.mark.parametrize("name", ["../model.safetensors", "weights.bin", 7])
@@ -171,7 +171,7 @@ def test_an_index_cannot_point_elsewhere(folder: Path, name: Any) -> None:
     split(folder)
     change_json(folder / "model.safetensors.index.json", weight_map={"model.norm.weight": name})
 
-    assert "refused" in refusal(folder)
+    assert f"names {name}, which is no safetensors file of this folder" in refusal(folder)
 
 
 def test_a_missing_tensor_is_named(folder: Path) -> None:
@@ -189,7 +189,7 @@ def test_a_tensor_too_many_is_named(folder: Path) -> None:
 def test_a_tensor_of_another_shape_is_refused(folder: Path) -> None:
     change_weights(folder, lambda weights: weights.update({"model.norm.weight": torch.zeros(7)}))
 
-    assert "transformers cannot load" in refusal(folder)
+    assert "model.norm.weight has the shape [7] where the config asks for [128]" in refusal(folder)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -199,12 +199,20 @@ def test_weights_that_are_not_finite_are_refused(folder: Path, value: float) -> 
     assert "NaN or infinity (in model.norm.weight)" in refusal(folder)
 
 
-@pytest.mark.parametrize("name", [CONFIG, "tokenizer_config.json"])
-def test_code_in_the_checkpoint_is_refused_unrun(folder: Path, name: str) -> None:
+def test_a_checkpoint_that_needs_code_of_its_own_is_refused_and_the_code_not_run(folder: Path) -> None:
     (folder / "evil.py").write_text("raise SystemExit('it was run')")
-    change_json(folder / name, auto_map={"AutoModelForCausalLM": "evil.Model"})
+    change_json(folder / CONFIG, model_type="evil", auto_map={"AutoConfig": "evil.Config"})
 
-    assert "auto_map" in refusal(folder)
+    assert "auto_map and the model_type 'evil'" in refusal(folder)
+
+
+def test_code_that_is_left_over_is_not_needed_and_not_run(folder: Path) -> None:
+    (folder / "evil.py").write_text("raise SystemExit('it was run')")
+    code = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model", "AutoTokenizer": ["evil.T", "evil.T"]}
+    for name in (CONFIG, "tokenizer_config.json", "generation_config.json"):
+        change_json(folder / name, auto_map=code)
+
+    assert type(load(folder, ON_CPU).model).__module__.startswith("transformers.")
 
 
 def test_an_unknown_architecture_is_refused(folder: Path) -> None:

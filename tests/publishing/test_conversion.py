@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.checkpoint import WEIGHTS_INDEX, Checkpoint, inspect
+from pipeline.checkpoint import Checkpoint, inspect
 from pipeline.conversion import convert
+from registry_hooks.checkpoint_files import WEIGHTS_INDEX
 from registry_hooks.errors import CorruptFileError
 
 

@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from pipeline.checkpoint import WEIGHTS_INDEX, inspect
+from pipeline.checkpoint import inspect
 from pipeline.merging import merge_adapter
+from registry_hooks.checkpoint_files import WEIGHTS_INDEX
 from tests.publishing.adapters import DOWN, EMBEDDING, NORM, PREFIX, Q0, Q1, Workshop, weights_of
 
 

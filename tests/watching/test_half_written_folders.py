@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from pipeline.checkpoint import WEIGHTS_INDEX
 from pipeline.watching import wholeness
 from pipeline.watching.wholeness import Sight, Take, Wait
+from registry_hooks.checkpoint_files import WEIGHTS_INDEX
 from tests.watching.memory_world import Save
 
 
