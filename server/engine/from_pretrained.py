@@ -14,7 +14,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoT
 from transformers.utils import logging as transformers_logging
 
 from registry_hooks.checkpoint_files import CONFIG_FILE, CheckpointFiles
-from registry_hooks.errors import NotACheckpointError, RelayError
+from registry_hooks.errors import NotACheckpointError, RelayError, SettingsError
 from registry_hooks.weights import TensorInfo
 
 # Constants that old saves of GPT-2 and GPT-NeoX hold, and that every model computes for itself: by name, and by how
@@ -47,14 +47,13 @@ def load_tokenizer(files: CheckpointFiles, place: Path) -> Any:
 
     Raises:
         NotACheckpointError: It does not load.
+        SettingsError: It needs a package that is not installed here.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
         tokenizer("a")  # settles the truncation state: from now on one thread may encode while another decodes
     except Exception as error:
-        raise NotACheckpointError(
-            f"the tokenizer in {files.folder} does not load: {_first_line(error, files, place)}"
-        ) from error
+        raise _why(f"the tokenizer in {files.folder} does not load", error, files, place) from error
     return tokenizer
 
 
@@ -63,7 +62,8 @@ def load_model(files: CheckpointFiles, place: Path, dtype: torch.dtype) -> Any:
 
     Raises:
         NotACheckpointError: transformers does not know it, or the weights are not exactly those of its config.
-        RelayError: The GPU's memory is full.
+        SettingsError: It needs a package that is not installed here.
+        RelayError: This machine has not the memory, or its disk or GPU fails.
     """
     _check_known(files)
     transformers_logging.disable_progress_bar()
@@ -80,12 +80,8 @@ def load_model(files: CheckpointFiles, place: Path, dtype: torch.dtype) -> Any:
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are in the report then, by name
         )
-    except torch.OutOfMemoryError as error:
-        raise RelayError(f"not enough GPU memory to load {files.folder}: nothing is served") from error
     except Exception as error:
-        raise NotACheckpointError(
-            f"transformers cannot load {files.folder}: {_first_line(error, files, place)}"
-        ) from error
+        raise _why(f"transformers cannot load {files.folder}", error, files, place) from error
     _check_report(files, report)
     if getattr(model, "_is_stateful", False):
         raise NotACheckpointError(
@@ -132,6 +128,13 @@ def _but_for_recomputed(names: Iterable[str], shapes: Mapping[str, TensorInfo]) 
     return [name for name in names if not is_recomputed(name)]
 
 
-def _first_line(error: Exception, files: CheckpointFiles, place: Path) -> str:
-    first_line = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {first_line}".replace(str(place), str(files.folder))
+def _why(what: str, error: Exception, files: CheckpointFiles, place: Path) -> RelayError:
+    """The error of a load that failed: the checkpoint's fault, unless this machine lacks something."""
+    first_line = (str(error).strip().splitlines() or [""])[0].replace(str(place), str(files.folder))
+    said = f"{what}: {type(error).__name__}: {first_line}"
+    if isinstance(error, ImportError):
+        return SettingsError(f"{said}; a package is missing on this machine: install it")
+    is_of_the_system = isinstance(error, OSError) and error.errno is not None  # transformers raises plain ones
+    if is_of_the_system or isinstance(error, MemoryError | torch.OutOfMemoryError | torch.AcceleratorError):
+        return RelayError(f"{said}; this machine could not load it, which says nothing of the checkpoint")
+    return NotACheckpointError(said)

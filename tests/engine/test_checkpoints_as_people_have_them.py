@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AddedToken, GPT2Config, GPT2LMHeadModel
+from transformers import AddedToken, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from transformers.models.auto import auto_factory
 
 from pipeline.demo.world import build_tokenizer
 from registry_hooks import checkpoint_files
-from registry_hooks.errors import NotACheckpointError, SettingsError
+from registry_hooks.errors import Blame, NotACheckpointError, RelayError, SettingsError, blame_of
 from server.engine.loading import LoadedModel, LoadOptions, load
 
 ON_CPU = LoadOptions(device="cpu", num_threads=1)
@@ -137,3 +137,26 @@ def test_a_token_without_a_row_in_the_embedding_harms_only_who_uses_it(folder: P
 
     assert loaded.vocab_size == rows
     assert len(loaded.tokenizer) > rows
+
+
+@pytest.mark.parametrize(
+    ("error", "blame"),
+    [
+        (ValueError("no such rope type"), Blame.VERSION),
+        (OSError("Error no file named merges.txt"), Blame.VERSION),  # how transformers says it
+        (OSError(12, "Cannot allocate memory"), Blame.MOMENT),
+        (torch.OutOfMemoryError("CUDA out of memory"), Blame.MOMENT),
+        (ImportError("requires the Tiktoken library"), Blame.BOX),
+    ],
+)
+def test_a_load_that_fails_for_this_machines_sake_is_not_the_versions_fault(
+    folder: Path, error: Exception, blame: Blame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", fail)
+    with pytest.raises(RelayError) as raised:
+        load(folder, ON_CPU)
+
+    assert blame_of(raised.value) is blame
