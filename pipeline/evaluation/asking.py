@@ -11,12 +11,14 @@ from typing import Any, TypeVar
 
 import aiohttp
 
-from pipeline.evaluation.scorers import Question
+from pipeline.evaluation.question import Question
+from pipeline.evaluation.tokens import TOKENIZE
 from registry_hooks.errors import EvaluationError
 
 _MAX_WAIT_S = 10.0
 _SHOWN_CHARS = 300
 _BUSY = (429, 503)
+_UNKNOWN_PATH = (404, 405, 501)
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -60,6 +62,12 @@ class Asker:
             if status not in _BUSY:
                 break
             await asyncio.sleep(wait_s)  # the deadline of the whole ends this
+        if question.path == TOKENIZE and status in _UNKNOWN_PATH:
+            raise EvaluationError(
+                f"the engine's program has no {TOKENIZE} (HTTP {status}), so nobody can tell which token ids it reads: "
+                f"nothing was scored; take Relay's own engine, or one that answers it as vLLM does",
+                stage="asking",
+            )
         if status != 200:
             raise EvaluationError(
                 f"item {item_id!r}: the engine refused it (HTTP {status}: {text[:_SHOWN_CHARS]}); nothing was scored",

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.evaluation import scorers, tokens
+from pipeline.evaluation import scorers
 from pipeline.evaluation.asking import Asker
-from pipeline.evaluation.chat_text import ChatText
+from pipeline.evaluation.question import Question
 from pipeline.evaluation.results import ItemScore
-from pipeline.evaluation.scorers import Question
+from pipeline.evaluation.template_text import template_text
 from pipeline.evaluation.test_set import Item
-from pipeline.evaluation.tokens import Pair, Tokens
+from pipeline.evaluation.tokens import Tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,49 +33,33 @@ class ItemScorer:
     """Scores items of a checkpoint.
 
     Args:
-        directory: The checkpoint, for its tokenizer and chat template.
+        directory: The checkpoint, for the text of its chat template.
         of_our_engine: Whether an engine of ours is asked, not another program in its place.
 
     Raises:
-        NotACheckpointError: They cannot be read.
-        EvaluationError: The chat template is none.
+        NotACheckpointError: It cannot be read.
     """
 
     def __init__(self, directory: Path, *, of_our_engine: bool) -> None:
         self._of_our_engine = of_our_engine
-        self._tokens = Tokens(directory)
-        self._chat = ChatText(directory)
-
-    @property
-    def chat_template(self) -> str:
-        """As the checkpoint has it; empty without one."""
-        return self._chat.template
+        self.chat_template = template_text(directory)
 
     async def score(self, item: Item, asker: Asker) -> Scored:
-        """Ask about one item.
-
-        The engine is asked for its own words first, and the chat template is applied here only once that was answered:
-        a template that never ends is stopped there, not here.
+        """Ask about one item: for its token ids, what the model says by itself, and how likely it holds the answers.
 
         Raises:
             EvaluationError: There is no score; names the item.
         """
-        first = scorers.greedy(item, len(self._tokens.plain(item.answer)))
-        said = scorers.read_said(await asker.ask(first, item_id=item.item_id), item)
-        pairs = self._pairs(item, said)
+        ask = functools.partial(asker.ask, item_id=item.item_id)
+        tokens = Tokens(ask, item)
+        opening = await tokens.opening()
+        pairs = [await tokens.pair(opening, answer) for answer in item.choices or (item.answer,)]
+        first = scorers.greedy(item, max(1, len(pairs[0].ids) - len(opening.ids)))
+        said = scorers.read_said(await ask(first), item)
+        scorers.check_count(said, len(opening.ids), item)
         second = scorers.likelihoods(pairs, of_our_engine=self._of_our_engine)
-        found = scorers.read_likelihoods(await asker.ask(second, item_id=item.item_id), pairs, item)
+        found = scorers.read_likelihoods(await ask(second), pairs, item)
         return Scored(score=scorers.score(item, said, found), sent_sha256=_digest(first, second))
-
-    def _pairs(self, item: Item, said: scorers.Said) -> list[Pair]:
-        """Prompt and answer in token ids, for the answer or for each choice."""
-        answers = item.choices or (item.answer,)
-        if item.prompt is not None:
-            scorers.check_count(said, len(self._tokens.prompt(item.prompt)), item)
-            return [tokens.pair_of_prompt(self._tokens.prompt, item.prompt, answer) for answer in answers]
-        text = self._chat.render(item.messages)
-        scorers.check_count(said, len(self._tokens.plain(text)), item)
-        return [tokens.pair_of_chat(self._tokens.plain, text, answer) for answer in answers]
 
 
 def _digest(*questions: Question) -> str:

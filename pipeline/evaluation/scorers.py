@@ -1,8 +1,8 @@
 """The questions of an item and what its answers are worth. Pure: whoever asks passes the questions on.
 
 Each item has two: what the model says by itself, greedily, and how likely it holds the right answer or each choice.
-The first goes as a user would send it, so that the server applies chat template and tokenizer; the second goes in token
-ids, whose number of prompt tokens must be what the server counted for the first.
+The first goes as a user would send it, so that the server applies chat template and tokenizer; the second goes in the
+token ids that the server named, whose number must be what it counted for the first.
 """
 
 from __future__ import annotations
@@ -12,23 +12,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.evaluation.question import Question, unusable
 from pipeline.evaluation.results import ItemScore
 from pipeline.evaluation.test_set import Item
-from pipeline.evaluation.tokens import Pair
+from pipeline.evaluation.tokens import TOKENIZE, Pair, messages_of
 from registry_hooks.errors import EvaluationError
 
 # Room for a few words before or after the right answer, so that a longer one is seen to be another.
 EXTRA_TOKENS = 8
 # OpenAI writes an impossible token so, having no infinity.
 LOWEST_LOGPROB = -9999.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """One POST to an OpenAI server; `model` is added when it is sent."""
-
-    path: str
-    body: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +49,7 @@ def greedy(item: Item, num_answer_tokens: int) -> Question:
     max_tokens = 1 if item.choices else num_answer_tokens + EXTRA_TOKENS
     shared = {"temperature": 0, "max_tokens": max_tokens}
     if item.messages:
-        messages = [{"role": turn.role, "content": turn.content} for turn in item.messages]
-        return Question(path="/v1/chat/completions", body={"messages": messages, **shared})
+        return Question(path="/v1/chat/completions", body={"messages": messages_of(item.messages), **shared})
     return Question(path="/v1/completions", body={"prompt": item.prompt, **shared})
 
 
@@ -83,7 +75,7 @@ def read_said(document: Mapping[str, Any], item: Item) -> Said:
         text = choice["message"]["content"] if item.messages else choice["text"]
         return Said(text=text or "", num_prompt_tokens=int(document["usage"]["prompt_tokens"]))
     except (KeyError, TypeError, IndexError, ValueError) as error:
-        raise _unusable(item, f"is no completion ({error!r})") from error
+        raise unusable(item, f"is no completion ({error!r})") from error
 
 
 def read_likelihoods(document: Mapping[str, Any], pairs: Sequence[Pair], item: Item) -> list[Likelihood]:
@@ -96,21 +88,21 @@ def read_likelihoods(document: Mapping[str, Any], pairs: Sequence[Pair], item: I
         by_place = {int(choice["index"]): choice["logprobs"]["token_logprobs"] for choice in document["choices"]}
         found = [by_place[place] for place in range(len(pairs))]
     except (KeyError, TypeError, IndexError, ValueError) as error:
-        raise _unusable(item, f"has no log-probabilities ({error!r})") from error
+        raise unusable(item, f"has no log-probabilities ({error!r})") from error
     return [_likelihood(values, pair, item) for values, pair in zip(found, pairs, strict=True)]
 
 
 def check_count(said: Said, num_prompt_tokens: int, item: Item) -> None:
-    """Refuse an item whose prompt is another one to the server than it is here.
+    """Refuse an item whose prompt is another one where the server answers it than where it tokenizes it.
 
     Raises:
         EvaluationError: The numbers of tokens differ.
     """
     if said.num_prompt_tokens != num_prompt_tokens:
         raise EvaluationError(
-            f"item {item.item_id!r}: the engine makes {said.num_prompt_tokens} tokens of its prompt and the "
-            f"checkpoint's tokenizer.json {num_prompt_tokens}: nothing was scored, since both must mean the same text; "
-            "save tokenizer and chat template anew",
+            f"item {item.item_id!r}: the engine makes {num_prompt_tokens} tokens of its prompt at {TOKENIZE} and "
+            f"{said.num_prompt_tokens} where it answers: nothing was scored, since both must mean the same text; "
+            "look at how the engine's program is started (engine.command)",
             stage="prompts",
         )
 
@@ -150,15 +142,9 @@ def _likelihood(values: Sequence[Any], pair: Pair, item: Item) -> Likelihood:
     begin, end = len(pair.context_ids), len(pair.context_ids) + len(pair.answer_ids)
     numbers = values[begin:end]
     if len(values) < end:
-        raise _unusable(item, f"has {len(values)} log-probabilities for {end} tokens")
+        raise unusable(item, f"has {len(values)} log-probabilities for {end} tokens")
     for number in numbers:
         is_number = isinstance(number, int | float) and not isinstance(number, bool)
         if not is_number or not math.isfinite(number) or number <= LOWEST_LOGPROB:
-            raise _unusable(item, f"has the log-probability {number}: these weights do not compute")
+            raise unusable(item, f"has the log-probability {number}: these weights do not compute")
     return Likelihood(logprob=math.fsum(numbers), num_tokens=len(numbers))
-
-
-def _unusable(item: Item, what: str) -> EvaluationError:
-    return EvaluationError(
-        f"item {item.item_id!r}: the engine's answer {what}; nothing was scored", stage="answers", transient=False
-    )

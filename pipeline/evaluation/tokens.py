@@ -1,14 +1,33 @@
-"""Where a prompt ends and its answer begins, in token ids, as lm-evaluation-harness draws that border."""
+"""Where a prompt ends and its answer begins, in the engine's own token ids, which it is asked for.
+
+The border is drawn as lm-evaluation-harness draws it. Nothing is rendered or tokenized here: a copy of what an engine
+does is right until a checkpoint comes whose tokenizer class, template or special tokens it does not know.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
-from registry_hooks.errors import NotACheckpointError
+from pipeline.evaluation.question import Question, unusable
+from pipeline.evaluation.test_set import Item, Turn
 
-TOKENIZER_FILE = "tokenizer.json"
+TOKENIZE = "/tokenize"
+
+Ask = Callable[[Question], Awaitable[Mapping[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokenized:
+    """What the engine made of a prompt or a chat.
+
+    Attributes:
+        text: The chat by its template; None where the engine does not tell it.
+    """
+
+    ids: tuple[int, ...]
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,58 +47,67 @@ class Pair:
         return [*self.context_ids, *self.answer_ids]
 
 
+def messages_of(turns: Sequence[Turn]) -> list[dict[str, str]]:
+    """A chat as OpenAI writes it."""
+    return [{"role": turn.role, "content": turn.content} for turn in turns]
+
+
 class Tokens:
-    """The tokenizer of a checkpoint, without torch and transformers.
+    """The tokenizer of the engine that is asked, for one item.
 
     Args:
-        folder: The checkpoint.
-
-    Raises:
-        NotACheckpointError: It has no tokenizer.json, or one that is none.
+        ask: Sends a question and gives the engine's answer.
+        item: For the names in errors.
     """
 
-    def __init__(self, folder: Path) -> None:
-        # Comes with the extra `engine`, as the engine itself does: the command line starts without it.
-        from tokenizers import Tokenizer
+    def __init__(self, ask: Ask, item: Item) -> None:
+        self._ask, self._item = ask, item
 
-        path = folder / TOKENIZER_FILE
-        if not path.is_file():
-            raise NotACheckpointError(
-                f"{folder} has no {TOKENIZER_FILE}: nothing was evaluated; save it with a fast tokenizer"
-            )
-        try:
-            self._tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises plain Exception
-            raise NotACheckpointError(f"{path} is no tokenizer ({error}): nothing was evaluated") from error
-        self._tokenizer.no_truncation()  # what training had set must not cut a question
-        self._tokenizer.no_padding()
+    async def opening(self) -> Tokenized:
+        """The item's prompt, whose ids the engine also uses when it is asked to answer it.
 
-    def plain(self, text: str) -> list[int]:
-        """Ids of a text that is ready as it stands: a chat by its template, or a part of a text."""
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        Raises:
+            EvaluationError: The engine cannot say, or refuses the chat.
+        """
+        if self._item.prompt is not None:
+            return await self._of({"prompt": self._item.prompt, "add_special_tokens": True})
+        return await self._of({"messages": messages_of(self._item.messages), "add_generation_prompt": True})
 
-    def prompt(self, text: str) -> list[int]:
-        """Ids of a plain prompt, with what the tokenizer adds to every text."""
-        return list(self._tokenizer.encode(text, add_special_tokens=True).ids)
+    async def pair(self, opening: Tokenized, answer: str) -> Pair:
+        """The item's prompt and an answer to it.
 
+        Of a plain prompt the spaces at its end belong to the answer. A chat ends where its template ends, spaces and
+        all; where the engine does not tell the template's text, the answer is tokenized alone.
 
-def pair_of_prompt(encode: Callable[[str], list[int]], prompt: str, answer: str) -> Pair:
-    """Prompt and answer as lm-evaluation-harness does it: spaces at the end of the prompt belong to the answer.
+        Source: `lm_eval.api.model.TemplateLM._encode_pair`, version 0.4.13.
 
-    Source: `lm_eval.api.model.TemplateLM._encode_pair`, version 0.4.13.
-    """
-    context = prompt.rstrip()
-    return _split(encode, context, prompt[len(context) :] + answer)
+        Raises:
+            EvaluationError: The engine cannot say.
+        """
+        if self._item.prompt is None:
+            if opening.text is None:
+                return Pair(context_ids=opening.ids, answer_ids=await self._ids(answer, special=False))
+            return await self._split(opening.ids, opening.text + answer, answer, special=False)
+        context = self._item.prompt.rstrip()
+        context_ids = opening.ids if context == self._item.prompt else await self._ids(context, special=True)
+        whole = self._item.prompt + answer
+        return await self._split(context_ids, whole, whole[len(context) :], special=True)
 
+    async def _split(self, context_ids: tuple[int, ...], whole: str, answer: str, *, special: bool) -> Pair:
+        answer_ids = (await self._ids(whole, special=special))[len(context_ids) :]
+        if not answer_ids:  # it has melted into the prompt's last token; a sum over no tokens is no score
+            answer_ids = await self._ids(answer, special=special)
+        return Pair(context_ids=context_ids, answer_ids=answer_ids)
 
-def pair_of_chat(encode: Callable[[str], list[int]], text: str, answer: str) -> Pair:
-    """A chat by its template, and its answer: the server's prompt ends where the template ends, spaces and all."""
-    return _split(encode, text, answer)
+    async def _ids(self, text: str, *, special: bool) -> tuple[int, ...]:
+        found = await self._of({"prompt": text, "add_special_tokens": special})
+        if not found.ids:
+            raise unusable(self._item, f"to {TOKENIZE} has no tokens for {text[:40]!r}")
+        return found.ids
 
-
-def _split(encode: Callable[[str], list[int]], context: str, answer: str) -> Pair:
-    context_ids, whole_ids = encode(context), encode(context + answer)
-    answer_ids = whole_ids[len(context_ids) :]
-    if not answer_ids:  # the answer has melted into the prompt's last token; a sum over no tokens is no score
-        answer_ids = encode(answer)
-    return Pair(context_ids=tuple(context_ids), answer_ids=tuple(answer_ids))
+    async def _of(self, body: Mapping[str, Any]) -> Tokenized:
+        document = await self._ask(Question(path=TOKENIZE, body=body))
+        ids, text = document.get("tokens"), document.get("prompt")
+        if not isinstance(ids, list) or not all(type(one) is int for one in ids):
+            raise unusable(self._item, f"to {TOKENIZE} has no token ids")
+        return Tokenized(ids=tuple(ids), text=text if isinstance(text, str) else None)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from server.direct_stream import App
-from server.engine import prompts, wire
+from server.engine import prompts, tokenizing, wire
 from server.engine.answering import Answering
 from server.engine.api_errors import ApiError, InvalidRequestError, ServerError
 from server.engine.bodies import read_json
@@ -29,6 +29,7 @@ from server.engine.transcript import Transcript
 
 # Names of tokens to keep for `logprobs`: making one costs more than all else about a token.
 _MAX_NAMES = 65536
+_Made = TypeVar("_Made")
 
 
 def build_app(running: RunningEngine) -> FastAPI:
@@ -62,6 +63,8 @@ class _Routes:
             ("GET", "/v1/models/{model:path}", self.model),
             ("POST", "/v1/chat/completions", self.chat),
             ("POST", "/v1/completions", self.completion),
+            ("POST", "/tokenize", self.tokenize),
+            ("POST", "/detokenize", self.detokenize),
         )
         for method, path, handler in routes:
             app.add_api_route(path, handler, methods=[method], response_model=None)
@@ -93,7 +96,17 @@ class _Routes:
         wanted = await self._prompt(partial(prompts.wanted_by_completion, self._running.loaded, body))
         return await self._answer(request, body, wanted, CompletionFormat(with_logprobs=body.logprobs is not None))
 
-    async def _prompt(self, make: Callable[[], list[Wanted]]) -> list[Wanted]:
+    async def tokenize(self, request: Request) -> Response:
+        body = tokenizing.tokenize_request(await read_json(request))
+        self._running.identity.check(body.model)
+        return JSONResponse(await self._prompt(partial(tokenizing.tokenized, self._running.loaded, body)))
+
+    async def detokenize(self, request: Request) -> Response:
+        body = tokenizing.detokenize_request(await read_json(request))
+        self._running.identity.check(body.model)
+        return JSONResponse(await self._prompt(partial(tokenizing.detokenized, self._running.loaded, body)))
+
+    async def _prompt(self, make: Callable[[], _Made]) -> _Made:
         return await asyncio.get_running_loop().run_in_executor(self._prompting, make)
 
     async def _answer(

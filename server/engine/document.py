@@ -8,10 +8,16 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
+from server.engine.tokenizing import DetokenizeRequest, TokenizeRequest
 from server.engine.wire import ChatRequest, CompletionRequest
 
 _SCHEMA = "#/components/schemas/{model}"
-_BODIES: dict[str, type[BaseModel]] = {"/v1/chat/completions": ChatRequest, "/v1/completions": CompletionRequest}
+_BODIES: dict[str, type[BaseModel]] = {
+    "/v1/chat/completions": ChatRequest,
+    "/v1/completions": CompletionRequest,
+    "/tokenize": TokenizeRequest,
+    "/detokenize": DetokenizeRequest,
+}
 _ERRORS = {
     "400": "A field is missing, wrong or not served; `error.param` names it.",
     "404": "No model of that name is served here.",

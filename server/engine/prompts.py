@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from server.engine import rendering
 from server.engine.api_errors import InvalidRequestError
@@ -31,8 +33,7 @@ def wanted_by_chat(loaded: LoadedModel, request: ChatRequest) -> list[Wanted]:
     """
     if request.top_logprobs and not request.logprobs:
         raise InvalidRequestError("top_logprobs needs logprobs to be true", param="top_logprobs")
-    turns = [_turn(message) for message in request.messages]
-    text = rendering.render(loaded.tokenizer, turns, request.chat_template_kwargs or {})
+    text = text_of_chat(loaded, request.messages, request.chat_template_kwargs or {})
     prompt_ids = loaded.tokenizer(text, add_special_tokens=False).input_ids
     wanted = request.max_completion_tokens or request.max_tokens
     room = _room(loaded, prompt_ids, wanted or 0, at_least=1)
@@ -47,6 +48,17 @@ def wanted_by_chat(loaded: LoadedModel, request: ChatRequest) -> list[Wanted]:
         )
         for sampling in _samplings(loaded, request)
     ]
+
+
+def text_of_chat(
+    loaded: LoadedModel, messages: Sequence[Message], variables: dict[str, Any], *, opens: bool = True
+) -> str:
+    """A chat by the model's template, whose tokens are the prompt; `opens` says whether an answer follows.
+
+    Raises:
+        InvalidRequestError: There is no chat template, it refuses the messages or does not end.
+    """
+    return rendering.render(loaded.tokenizer, [_turn(message) for message in messages], variables, opens=opens)
 
 
 def wanted_by_completion(loaded: LoadedModel, request: CompletionRequest) -> list[Wanted]:

@@ -15,8 +15,8 @@ from server.engine.api_errors import InvalidRequestError
 MAX_RENDER_S = 1.0
 
 
-def render(tokenizer: Any, turns: list[dict[str, str]], variables: dict[str, Any]) -> str:
-    """The text of a chat, ready for its answer; `variables` are what the client has for the template.
+def render(tokenizer: Any, turns: list[dict[str, str]], variables: dict[str, Any], *, opens: bool = True) -> str:
+    """The text of a chat; `variables` are what the client has for the template, `opens` makes it ready for an answer.
 
     Raises:
         InvalidRequestError: There is no template, it refuses the turns, takes too long, or a variable is none.
@@ -35,7 +35,7 @@ def render(tokenizer: Any, turns: list[dict[str, str]], variables: dict[str, Any
     try:
         return within(
             MAX_RENDER_S,
-            lambda: str(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False, **variables)),
+            lambda: str(tokenizer.apply_chat_template(turns, add_generation_prompt=opens, tokenize=False, **variables)),
         )
     except TimeUpError as error:
         raise InvalidRequestError(

@@ -127,6 +127,7 @@ class CompletionRequest(_Request):
 
 
 _AnyRequest = TypeVar("_AnyRequest", ChatRequest, CompletionRequest)
+_AnyModel = TypeVar("_AnyModel", bound=BaseModel)
 
 
 def parse(kind: type[_AnyRequest], document: Any) -> _AnyRequest:
@@ -147,6 +148,15 @@ def parse(kind: type[_AnyRequest], document: Any) -> _AnyRequest:
             raise UnsupportedError(f"{name} is not served by this engine: leave it out", param=name)
     if kind is CompletionRequest:
         document["prompt"] = _as_prompts(document.get("prompt"))
+    return validated(kind, document)
+
+
+def validated(kind: type[_AnyModel], document: Any) -> _AnyModel:
+    """A body of that kind.
+
+    Raises:
+        InvalidRequestError: A field is missing or has a wrong type or value; says which and why.
+    """
     try:
         return kind.model_validate(document)
     except ValidationError as error:

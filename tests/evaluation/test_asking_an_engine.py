@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pipeline.evaluation.asking import Asker, each, retry_after_s
-from pipeline.evaluation.scorers import Question
+from pipeline.evaluation.question import Question
 from registry_hooks.errors import EvaluationError
 
 QUESTION = Question(path="/v1/completions", body={"prompt": "x"})

@@ -21,7 +21,7 @@ from pipeline.evaluation import test_set as test_sets
 from pipeline.evaluation.conduct import Conduct, room_on
 from pipeline.evaluation.evaluating import evaluate
 from pipeline.evaluation.test_set import TestSet
-from registry_hooks.errors import EvaluationError, NotACheckpointError
+from registry_hooks.errors import EvaluationError
 from registry_hooks.settings import EngineSettings
 from server.launcher import Engine, start_engine
 
@@ -167,11 +167,12 @@ def test_a_chat_template_that_never_ends_is_stopped_in_the_engine_and_never_run_
         evaluate(endless, items, settings=engine, deadline_s=60)
 
 
-def test_a_folder_without_a_tokenizer_is_refused_before_anything_starts(
-    tmp_path: Path, engine: EngineSettings, items: TestSet
-) -> None:
-    with pytest.raises(NotACheckpointError, match=r"tokenizer.json"):
-        evaluate(tmp_path, items, settings=engine, deadline_s=60)
+@pytest.mark.integration
+def test_a_program_that_cannot_tell_its_token_ids_is_refused_by_name(lively: Path, items: TestSet) -> None:
+    with pytest.raises(EvaluationError, match=r"has no /tokenize \(HTTP 404\).*nothing was scored") as failed:
+        evaluate(lively, items, settings=scripted("no-tokenize"), deadline_s=60)
+
+    assert not failed.value.transient
 
 
 @pytest.mark.parametrize(("free", "device"), [(3_000, "cuda"), (2_999, "cpu"), (None, "cpu")])

@@ -44,9 +44,9 @@ DOORS = {
     "uvicorn": (*WEB_ROOMS, "server/__main__.py"),
     "torch": TORCH_ROOMS,
     "transformers": TORCH_ROOMS,
-    # Evaluating draws the border of prompt and answer in token ids, which needs the tokenizer and no torch.
-    "tokenizers": (*TORCH_ROOMS, "pipeline/evaluation/tokens.py"),
-    "jinja2": ("pipeline/evaluation/chat_text.py",),
+    # Evaluating asks the engine for token ids and rendered chats: a second copy of either is soon another one.
+    "tokenizers": TORCH_ROOMS,
+    "jinja2": (),
     "pyarrow": ("pipeline/evaluation/scores.py",),
     "safetensors": TORCH_ROOMS,
     "accelerate": ("pipeline/demo/*.py",),

@@ -15,7 +15,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--dir", required=True)
 parser.add_argument("--port", type=int, required=True)
 parser.add_argument("--name", required=True)
-parser.add_argument("--then", choices=["die", "hang", "nan", "miscount"], required=True)
+parser.add_argument("--then", choices=["die", "hang", "nan", "miscount", "no-tokenize"], required=True)
 parser.add_argument("--after", type=int, default=10)
 options = parser.parse_args()
 served, lock = 0, threading.Lock()
@@ -30,6 +30,12 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         global served
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if self.path == "/tokenize" and options.then != "no-tokenize":
+            self._answer({"tokens": list(asked["prompt"].encode())})
+            return
+        if self.path == "/tokenize":
+            self.send_error(404)
+            return
         with lock:
             served += 1
             is_over = served > options.after
