@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+import traceback
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from server.gateway.watching import Action, Actual, BootFromCache, FlipToWarm, K
 
 MAX_REMEMBERED = 1000
 DEATHS_FORGOTTEN_S = 600.0
+MAX_TRACE_CHARS = 4000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +54,7 @@ class Watcher(threading.Thread):
         self._num_failures = 0
         self._seen = Sighting(version=None, answered=False, trouble="the registry has not been asked yet")
         self._seen_at = 0.0
+        self._looking = threading.Lock()
         self._wake = threading.Event()
         self._stopping = threading.Event()
 
@@ -137,13 +140,21 @@ class Watcher(threading.Thread):
     def _superseded(self, reload: Reload, *, look: bool = False) -> bool:
         """Whether the version that is being brought up is no longer wanted.
 
+        Asked from many threads: one looks, and the others go by what is known, so that a registry that hangs holds up
+        one of them and no more.
+
         Args:
             look: Ask the registry now; else as often as ever. One that does not answer has not moved on.
         """
         if self._stopping.is_set():
             return True
-        if look or time.monotonic() - self._seen_at >= self._settings.serve.poll_s:
-            self._look()
+        delay_s = watching.poll_delay_s(self._settings.serve.poll_s, self._num_failures)
+        is_due = look or time.monotonic() - self._seen_at >= delay_s
+        if is_due and self._looking.acquire(blocking=look):
+            try:
+                self._look()
+            finally:
+                self._looking.release()
         wanted = self._seen.version
         return self._seen.answered and (wanted is None or identity(wanted) != identity(reload.version))
 
@@ -163,7 +174,7 @@ class Watcher(threading.Thread):
             slot = self._loader.bring_up(reload, partial(self._superseded, reload))
         except (FetchCancelledError, StartCancelledError) as error:
             self._journal.end(reload, "superseded", str(error))
-        except RelayError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is a try that failed, and is told as one
             self._refuse(reload, error)
         else:
             self._serve_if_wanted(slot, reload)
@@ -187,7 +198,10 @@ class Watcher(threading.Thread):
         if not self._settings.serve.keep_previous and (previous := self._lineup.drop_previous()) is not None:
             leaving += (previous,)
         self._retire(*leaving)
-        self._loader.remember(slot)
+        try:
+            self._loader.remember(slot)
+        except Exception as error:  # noqa: BLE001 - it is served; a disk that is full hurts the next start at most
+            events.logger().warning("last_good.not_kept", because=_said(error))
         self._loader.engines.keep_spare()
 
     def _retire(self, *slots: Slot) -> None:
@@ -215,12 +229,12 @@ class Watcher(threading.Thread):
         self._deaths.append(now)
         num_recent = sum(1 for at in self._deaths if now - at < DEATHS_FORGOTTEN_S)
         events.logger().error("engine.died", version=dead.checkpoint.version.version, how=dead.engine.last_words())
-        reload = Reload(version=dead.checkpoint.version, started_at=datetime.now(UTC))
+        reload = Reload(version=dead.checkpoint.version, started_at=datetime.now(UTC), tries=num_recent)
         try:
             slot = self._loader.start_cached(dead.checkpoint, reload, self._stopping.is_set)
-        except RelayError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next try waits
             self._restart_at_s = self._next_restart_at_s(num_recent)
-            self._journal.end(reload, "failed", f"the engine died and could not be restarted: {error}")
+            self._journal.end(reload, "failed", f"the engine died and could not be restarted: {_said(error)}")
             return
         self._restart_at_s = self._next_restart_at_s(num_recent) if num_recent > 1 else None
         self._retire(*self._lineup.replace_dead(slot))
@@ -239,18 +253,26 @@ class Watcher(threading.Thread):
         reload = Reload(version=last_good.version, started_at=datetime.now(UTC))
         try:
             slot = self._loader.start_cached(last_good, reload, self._stopping.is_set)
-        except RelayError as error:
-            self._journal.end(reload, "failed", f"the last good version in the cache does not start: {error}")
+        except Exception as error:  # noqa: BLE001 - whatever it is, the registry is followed without it
+            self._journal.end(reload, "failed", f"the last good version in the cache does not start: {_said(error)}")
             return
         reload.verdict = f"from the cache, since {because}; {reload.verdict}"
         self._serve(slot, reload)
 
     def _refuse(self, reload: Reload, error: Exception) -> None:
         key = identity(reload.version)
-        said = str(error) if isinstance(error, RelayError) else repr(error)
-        because = f"{reload.version.label} is not served (stage {reload.watch.stage}): {said}"
+        because = f"{reload.version.label} is not served (stage {reload.watch.stage}): {_said(error)}"
         refusal = refuse(error, because, self._refusals.pop(key, None), now_s=time.monotonic())
-        self._refusals[key] = refusal
+        self._refusals[key], reload.tries = refusal, refusal.tries
         while len(self._refusals) > MAX_REMEMBERED:
             del self._refusals[next(iter(self._refusals))]
         self._journal.end(reload, refusal.outcome, because)
+
+
+def _said(error: Exception) -> str:
+    """An error for people; one that nobody foresaw goes into the log with its place."""
+    if isinstance(error, RelayError):
+        return str(error)
+    trace = "".join(traceback.format_exception(error))[-MAX_TRACE_CHARS:]
+    events.logger().error("error.unforeseen", because=repr(error), trace=trace)
+    return repr(error)

@@ -28,7 +28,7 @@ class WatchStatus:
     """
 
     desired: ModelVersion | None = None
-    because: str = "starting"
+    because: str = "the registry was not asked yet"
     registry_answers: bool = False
     last_look_at: datetime | None = None
     loading: int | None = None
@@ -46,7 +46,7 @@ class Journal:
         self._reporter = reporter
         self._url = url
         self._trouble = ""
-        self.status = WatchStatus()
+        self.status = WatchStatus(because=f"MLflow at {settings.tracking_uri} was asked and has not answered yet")
         self.on_reload: Callable[[Reload], None] = lambda reload: None
 
     def saw(self, seen: Sighting) -> None:
@@ -91,7 +91,7 @@ class Journal:
         if outcome in ("refused", "declined", "failed"):
             self.status = replace(self.status, not_served=(identity(reload.version), outcome))
         self.on_reload(reload)
-        if outcome != "superseded":
+        if outcome != "superseded" and (outcome != "failed" or _is_recorded(reload.tries)):
             record = deployment_record(reload, server=self._settings.serve.server_name, slot=slot)
             self._reporter.post(f"deployment {reload.started_at.isoformat()}", lambda sink: sink.record_run(record))
         self._tell_of(reload.version, outcome, because)
@@ -131,3 +131,8 @@ class Journal:
         if desired is None or (current is not None and current.checkpoint.key == identity(desired)):
             return None
         return self.status.behind_since or datetime.now(UTC)
+
+
+def _is_recorded(tries: int) -> bool:
+    """Whether the `tries`-th failure in a row gets a run: 1, 2, 4, 8 …; a week of them is a dozen, not 2,000."""
+    return tries & (tries - 1) == 0

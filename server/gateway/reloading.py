@@ -48,6 +48,7 @@ class Reload:
         outcome: `served`, `refused` (the version is at fault), `declined` (this box asks for more than it has),
             `failed` (to be tried again) or `superseded`.
         verdict: What the golden check said.
+        tries: How many times in a row this version was tried, this one included.
     """
 
     version: ModelVersion
@@ -56,6 +57,7 @@ class Reload:
     outcome: str = ""
     because: str = ""
     verdict: str = ""
+    tries: int = 1
     size_bytes: int = 0
     downloaded_bytes: int = 0
     watch: Stopwatch = field(default_factory=Stopwatch)

@@ -37,6 +37,8 @@ BLAME = {
     errors.StackError: Blame.BOX,
     errors.EngineError: Blame.BOX,
     errors.EngineStartError: Blame.BOX,
+    errors.EngineRefusedError: Blame.BOX,
+    errors.StartCancelledError: Blame.MOMENT,
     errors.StartCancelledError: Blame.MOMENT,
     errors.EngineGoneError: Blame.BOX,
 }
@@ -47,9 +49,13 @@ def tree(top: type[RelayError]) -> set[type[RelayError]]:
     return {top}.union(*map(tree, ours))
 
 
-def an_error(kind: type[RelayError], **more: object) -> RelayError:
-    staged = issubclass(kind, errors.EngineStartError | errors.EvaluationError)
-    return kind("what happened", **({"stage": "load"} if staged else {}), **more)
+def an_error(kind: type[RelayError]) -> RelayError:
+    facts: dict[type[RelayError], dict[str, object]] = {
+        errors.EngineStartError: {"stage": "load"},
+        errors.EvaluationError: {"stage": "start"},
+        errors.EngineRefusedError: {"status": 400},
+    }
+    return kind("what happened", **facts.get(kind, {}))
 
 
 def test_every_error_says_who_is_to_blame() -> None:
