@@ -5,7 +5,8 @@ RelayError
 │   ├── SettingsError            configuration
 │   │   └── DeclinedError        a setting of this box asks for more than the version has
 │   ├── NotACheckpointError      a folder that cannot be published or served
-│   ├── UnknownModelError        the registry has no such registered model, version or alias
+│   ├── UnknownModelError        the registry has no such registered model, version, run or alias
+│   ├── DeletedExperimentError   an experiment that somebody deleted, and MLflow can restore
 │   ├── AccessDeniedError        registry or store refused our credentials
 │   ├── TestSetError             a test set that cannot be used
 │   └── PortInUseError           somebody else listens there
@@ -100,7 +101,27 @@ class NotACheckpointError(UserError):
 
 
 class UnknownModelError(UserError):
-    """The registry has no such registered model, version or alias."""
+    """The registry has no such registered model, version, run or alias.
+
+    Attributes:
+        what: What is unknown: `model`, `version`, `run`, `logged model` or `experiment`.
+    """
+
+    def __init__(self, message: str, *, what: str = "model") -> None:
+        super().__init__(message)
+        self.what = what
+
+
+class DeletedExperimentError(UserError):
+    """Somebody deleted an experiment that Relay reads or writes. MLflow keeps it until `mlflow gc`.
+
+    Attributes:
+        experiment: Its name.
+    """
+
+    def __init__(self, message: str, *, experiment: str) -> None:
+        super().__init__(message)
+        self.experiment = experiment
 
     blame = Blame.REGISTRY
 

@@ -142,13 +142,14 @@ class MemoryRegistry:
     def latest_runs(self, experiment: str, limit: int) -> Sequence[RunRecord]:
         """The newest runs of an experiment, newest first."""
         with self._answering():
-            return tuple([record for record in reversed(self.records) if record.experiment == experiment][:limit])
+            return tuple(self._newest_first(experiment)[:limit])
 
     def newest_versions(self, name: str, limit: int) -> Sequence[ModelVersion]:
         """The newest versions, newest first."""
         with self._answering():
             versions = self._models[name].versions.values() if name in self._models else ()
-            return tuple(sorted(versions, key=lambda version: version.version, reverse=True)[:limit])
+            newest = sorted(versions, key=lambda version: version.version, reverse=True)[:limit]
+            return tuple(as_listed(version) for version in newest)
 
     # CheckpointCatalog.
 
@@ -202,6 +203,9 @@ class MemoryRegistry:
                 tags=dict(tags),
             )
 
+    def _newest_first(self, experiment: str) -> list[RunRecord]:
+        return [record for record in reversed(self.records) if record.experiment == experiment]
+
     def _answering(self) -> threading.RLock:
         self.num_calls += 1
         if self.down:
@@ -216,12 +220,12 @@ class MemoryRegistry:
     def _version(self, name: str, version: int) -> ModelVersion:
         found = self._model(name).versions.get(version)
         if found is None:
-            raise UnknownModelError(f"registered model {name!r} has no version {version}")
+            raise UnknownModelError(f"registered model {name!r} has no version {version}", what="version")
         return found
 
     def _run(self, run_id: str) -> _Run:
         if run_id not in self._runs:
-            raise UnknownModelError(f"there is no run {run_id!r}")
+            raise UnknownModelError(f"there is no run {run_id!r}", what="run")
         return self._runs[run_id]
 
     def _new_run(self, experiment: str) -> str:
@@ -258,6 +262,11 @@ class MemoryRegistry:
         )
         model.versions[number] = version
         return version
+
+
+def as_listed(version: ModelVersion) -> ModelVersion:
+    """A version as MLflow lists it: where its files lie is asked of one version at a time."""
+    return replace(version, artifact_uri="")
 
 
 def _with_tag(tags: Mapping[str, str], key: str, value: str | None) -> dict[str, str]:

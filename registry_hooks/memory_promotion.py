@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from registry_hooks import contract
 from registry_hooks.errors import UnknownModelError
-from registry_hooks.memory import MemoryRegistry
+from registry_hooks.memory import MemoryRegistry, as_listed
+from registry_hooks.ports import RunStatus
 from registry_hooks.records import ModelVersion, RunRecord
 
 
@@ -29,13 +30,14 @@ class MemoryPromotion(MemoryRegistry):
         """All versions with a higher number, lowest first."""
         with self._answering():
             versions = self._model(name).versions
-            return tuple(versions[number] for number in sorted(versions) if number > version)
+            return tuple(as_listed(versions[number]) for number in sorted(versions) if number > version)
 
     def versions_tagged(self, name: str, key: str, value: str) -> Sequence[ModelVersion]:
         """All versions whose tag `key` is `value`, lowest number first."""
         with self._answering():
             versions = self._models[name].versions if name in self._models else {}
-            return tuple(versions[number] for number in sorted(versions) if versions[number].tags.get(key) == value)
+            found = [number for number in sorted(versions) if versions[number].tags.get(key) == value]
+            return tuple(as_listed(versions[number]) for number in found)
 
     def set_alias(self, name: str, alias: str, version: int | None) -> None:
         """Point an alias at a version; None removes it."""
@@ -52,6 +54,19 @@ class MemoryPromotion(MemoryRegistry):
             self._model(name).versions[version] = replace(old, description=markdown)
 
     # IntentLog.
+
+    def find_runs(
+        self, experiment: str, *, limit: int, params: Mapping[str, str | None], status: RunStatus | None = None
+    ) -> Sequence[RunRecord]:
+        """The newest runs of an experiment that say this, newest first."""
+        with self._answering():
+            like_this = [
+                record
+                for record in self._newest_first(experiment)
+                if all(record.params.get(key) == text for key, text in params.items())
+                and status in (None, _status(record))
+            ]
+            return tuple(like_this[:limit])
 
     def open_run(self, record: RunRecord) -> str:
         """Write a run that is RUNNING; its id."""
@@ -71,3 +86,7 @@ class MemoryPromotion(MemoryRegistry):
                     self.records[place] = ended
                     return
             raise UnknownModelError(f"there is no run {run_id!r}")
+
+
+def _status(record: RunRecord) -> str:
+    return "RUNNING" if record.is_open else "KILLED" if record.failed else "FINISHED"

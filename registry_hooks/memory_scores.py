@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from registry_hooks.errors import UnknownModelError, UserError
-from registry_hooks.memory import MemoryRegistry
+from registry_hooks.memory import MemoryRegistry, as_listed
 from registry_hooks.records import ModelVersion, ScoreEntry
 
 
@@ -46,7 +46,8 @@ class MemoryScores:
         found: list[ModelVersion] = []
         while True:
             try:
-                found.append(self._registry.get_version(name, len(found) + 1))  # nothing deletes a version here
+                version = self._registry.get_version(name, len(found) + 1)  # nothing deletes a version here
+                found.append(as_listed(version))
             except UnknownModelError:
                 return tuple(reversed(found))[:limit]
 

@@ -15,11 +15,11 @@ from typing import Any
 
 from registry_hooks import contract
 from registry_hooks.errors import UnknownModelError, UserError
-from registry_hooks.mlflow_registry import (
+from registry_hooks.mlflow_registry import MAX_REGISTRY_TAG_CHARS, MlflowRegistry
+from registry_hooks.mlflow_rest import ALREADY_EXISTS
+from registry_hooks.mlflow_runs import (
     MAX_PARAM_CHARS,
-    MAX_REGISTRY_TAG_CHARS,
     MAX_RUN_TAG_CHARS,
-    MlflowRegistry,
     experiment_id,
     log_batch,
     metric_entries,
@@ -27,7 +27,6 @@ from registry_hooks.mlflow_registry import (
     pairs,
     quoted,
 )
-from registry_hooks.mlflow_rest import ALREADY_EXISTS
 from registry_hooks.records import CheckpointDraft, DraftPlace, ModelVersion
 
 MODEL_TYPE = "hf-checkpoint"
@@ -67,7 +66,7 @@ class MlflowCatalog:
             order_by="version_number DESC",
         )
         found = answer.get("model_versions")
-        return self._registry.version_of(found[0]) if found else None
+        return self._registry.located(found[0]) if found else None
 
     def open_draft(self, draft: CheckpointDraft) -> DraftPlace:
         """A child run and a LoggedModel for `draft`: those of an earlier try with the same digest, else new ones.
@@ -113,7 +112,7 @@ class MlflowCatalog:
             model_id=place.model_id,
             tags=pairs(tags, MAX_REGISTRY_TAG_CHARS),
         )
-        return self._registry.version_of(answer["model_version"])
+        return self._registry.located(answer["model_version"])
 
     def _parent_experiment(self, draft: CheckpointDraft) -> str | None:
         if draft.parent_run_id is None:

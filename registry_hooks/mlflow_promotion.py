@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from registry_hooks import contract
-from registry_hooks.mlflow_registry import (
-    MAX_RUN_TAG_CHARS,
-    MlflowRegistry,
-    experiment_id,
-    log_batch,
-    metric_entries,
-    milliseconds,
-    pairs,
-    quoted,
-)
+from registry_hooks.mlflow_registry import MlflowRegistry
+from registry_hooks.mlflow_runs import MAX_RUN_TAG_CHARS, create_run, milliseconds, quoted, search_runs
+from registry_hooks.ports import RunStatus
 from registry_hooks.records import ModelVersion, RunRecord
 
 _PAGE_SIZE = 500
@@ -51,19 +44,19 @@ class MlflowPromotion:
         body = {"name": name, "version": str(version), "description": markdown[:MAX_DESCRIPTION_CHARS]}
         self._rest.call("PATCH", "/model-versions/update", body=body)
 
+    def find_runs(
+        self, experiment: str, *, limit: int, params: Mapping[str, str | None], status: RunStatus | None = None
+    ) -> Sequence[RunRecord]:
+        """The newest runs of an experiment that say this, newest first."""
+        conditions = [
+            f"params.{key} {'IS NULL' if text is None else f'= {quoted(text)}'}" for key, text in params.items()
+        ]
+        conditions += [f"attributes.status = '{status}'"] if status else []
+        return search_runs(self._rest, experiment, limit=limit, condition=" AND ".join(conditions))
+
     def open_run(self, record: RunRecord) -> str:
         """Write a run that is RUNNING; its id."""
-        started = record.started_at or datetime.now(UTC)
-        run = self._rest.post(
-            "/runs/create",
-            experiment_id=experiment_id(self._rest, record.experiment),
-            run_name=record.run_name,
-            start_time=milliseconds(started),
-            tags=pairs(record.tags, MAX_RUN_TAG_CHARS),
-        )["run"]
-        run_id = str(run["info"]["run_id"])
-        log_batch(self._rest, run_id, metrics=metric_entries(record.metrics, at=started), params=record.params)
-        return run_id
+        return create_run(self._rest, record)
 
     def close_run(self, run_id: str, *, failed: bool, because: str) -> None:
         """End a run that was opened."""

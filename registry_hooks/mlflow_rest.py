@@ -183,7 +183,8 @@ class MlflowRest:
                 f"MLflow at {self.tracking_uri} cannot answer now (HTTP {status}: {message})"
             )
         if code == DOES_NOT_EXIST:
-            return UnknownModelError(f"MLflow at {self.tracking_uri}: {message}")
+            what = _kind_of(response.request.url.path, message)
+            return UnknownModelError(f"MLflow at {self.tracking_uri}: {message}", what=what)
         if not code:
             return self._not_mlflow(response)
         return RegistryError(f"MLflow at {self.tracking_uri} refused {response.request.url.path}: {code}: {message}")
@@ -246,6 +247,17 @@ def _tls(environ: Mapping[str, str]) -> ssl.SSLContext | bool:
     except (OSError, ssl.SSLError) as error:
         raise SettingsError(f"MLFLOW_TRACKING_*_CERT_PATH cannot be used: {error}") from error
     return context
+
+
+# What an entity of the API is to people.
+_KINDS = {"registered-models": "model", "runs": "run", "logged-models": "logged model", "experiments": "experiment"}
+
+
+def _kind_of(path: str, message: str) -> str:
+    """What MLflow does not know: what the path asks for; of a version its model may be missing already."""
+    entity = path.partition(f"{API}/")[2].partition("/")[0]
+    is_version = entity == "model-versions" or path.endswith("/registered-models/alias")
+    return "version" if is_version and "Registered Model" not in message else _KINDS.get(entity, "model")
 
 
 def _clock(response: httpx.Response) -> datetime | None:

@@ -11,7 +11,8 @@ from typing import Any
 
 from registry_hooks import contract
 from registry_hooks.errors import UserError
-from registry_hooks.mlflow_registry import MAX_RUN_TAG_CHARS, MlflowRegistry, log_batch, metric_entries, quoted
+from registry_hooks.mlflow_registry import MlflowRegistry
+from registry_hooks.mlflow_runs import MAX_RUN_TAG_CHARS, log_batch, metric_entries, quoted
 from registry_hooks.records import ModelVersion, ScoreEntry
 
 # What MLflow's tables hold.

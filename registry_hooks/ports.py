@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from registry_hooks.manifest import FileEntry
 from registry_hooks.records import CheckpointDraft, DraftPlace, ModelVersion, ObjectInfo, RunRecord, ScoreEntry
+
+RunStatus = Literal["RUNNING", "FINISHED"]
 
 Progress = Callable[[int], None]
 """Told how many more bytes have been moved, from any thread."""
@@ -67,7 +69,11 @@ class ModelOverview(Protocol):
         """All aliases of the registered model, with the versions that they name."""
 
     def latest_runs(self, experiment: str, limit: int) -> Sequence[RunRecord]:
-        """The newest runs of an experiment, newest first; empty when there is no such experiment."""
+        """The newest runs of an experiment, newest first; empty when there is no such experiment.
+
+        Raises:
+            DeletedExperimentError: Somebody deleted the experiment.
+        """
 
     def newest_versions(self, name: str, limit: int) -> Sequence[ModelVersion]:
         """The newest versions, newest first; empty when there is no such model."""
@@ -98,7 +104,22 @@ class VersionBook(Protocol):
 
 
 class IntentLog(Protocol):
-    """Runs that are opened before something is done, and closed after it."""
+    """Runs that are opened before something is done, closed after it, and found again by what they say."""
+
+    def find_runs(
+        self, experiment: str, *, limit: int, params: Mapping[str, str | None], status: RunStatus | None = None
+    ) -> Sequence[RunRecord]:
+        """The newest runs of an experiment that say this, newest first; empty when there is no such experiment.
+
+        Costs the same however many others there are.
+
+        Args:
+            params: What their params are; None of one that they must not have.
+            status: `RUNNING` of those that are open, `FINISHED` of those that ended well; None of all.
+
+        Raises:
+            DeletedExperimentError: Somebody deleted the experiment.
+        """
 
     def open_run(self, record: RunRecord) -> str:
         """Write a run that is RUNNING, making its experiment if need be; the run's id."""

@@ -14,7 +14,8 @@ class ModelVersion:
     """A model version as the registry shows it.
 
     Attributes:
-        artifact_uri: Where its files lie, resolved by the registry (`s3://bucket/prefix`, no slash at the end).
+        artifact_uri: Where its files lie, resolved by the registry (`s3://bucket/prefix`, no slash at the end); empty
+            in lists of versions, where nobody asked, and where the run behind it is gone: it cannot be served then.
         status: `READY`, `PENDING_REGISTRATION` or `FAILED_REGISTRATION`.
         description: Markdown that the UI shows.
     """
@@ -111,6 +112,7 @@ class RunRecord:
     """A run that tells of one event: a deployment, or a decision of the promoter.
 
     Attributes:
+        series: Metrics with a value for each of several versions: by name, then by the version, which is the step.
         is_open: Whether it is still RUNNING: what it tells of is intended, not done.
         failed: Whether it ended as FAILED or KILLED.
         run_id: Given by the registry.
@@ -126,6 +128,7 @@ class RunRecord:
     ended_at: datetime | None = None
     is_open: bool = False
     run_id: str = ""
+    series: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from datetime import datetime
 
 from pipeline.promotion import ledger
 from pipeline.promotion.ledger import Entry
+from pipeline.promotion.logbook import Logbook
 from pipeline.promotion.marks import write_mark
 from pipeline.promotion.rule import Rule
 from pipeline.promotion.standing import Book, Registry, Standing
@@ -64,11 +65,16 @@ class Hands:
     alias: str
     keep_report: Callable[[str, str], None] = _keep_no_report
 
+    @property
+    def logbook(self) -> Logbook:
+        """The ledger of this alias."""
+        return Logbook(sink=self.registry, log=self.book, name=self.name, alias=self.alias)
+
     def settle(self, step: Settle) -> None:
         """Close an intent that a crash left open; what it promoted after all has its verdict then."""
         if step.adopt and step.target is not None:
             self.write_verdict(step.target, step.run_id, f"**Promoted**: {step.because}.", step.because)
-        self.book.close_run(step.run_id, failed=not step.adopt, because=step.because)
+        self.logbook.close(step.run_id, failed=not step.adopt, because=step.because)
         events.logger().warning("decision.settled", target=step.target, adopted=step.adopt)
 
     def note_move(self, step: NoteMove, *, now: datetime) -> None:
@@ -86,7 +92,7 @@ class Hands:
             by=ledger.PERSON,
             at=now,
         )
-        run_id = self._record(entry)
+        run_id = self.logbook.write(entry)
         if step.target is not None:
             self.write_verdict(step.target, run_id, f"**Promoted by hand**: {step.because}.", step.because)
         events.logger().info("alias.moved_by_hand", target=step.target, previous=step.previous, holds=step.holds)
@@ -144,7 +150,7 @@ class Hands:
             numbers=judgement.numbers,
             at=now,
         )
-        run_id = self.move(entry, seen) if judgement.winner is not None else self._record(entry)
+        run_id = self.move(entry, seen) if judgement.winner is not None else self.logbook.write(entry)
         events.logger().info("decision.made", kind=judgement.kind, winner=judgement.winner, because=judgement.because)
         for number, (story, reason) in judgement.stories.items():
             self.write_verdict(number, run_id, story, reason)
@@ -162,16 +168,16 @@ class Hands:
             SupersededError: The alias, a hold or a freeze changed since `seen`; nothing was moved.
         """
         self._check_unchanged(entry, seen)
-        run_id = self.book.open_run(ledger.to_run(self.name, entry))
+        run_id = self.logbook.open(entry)
         try:
             self._check_unchanged(entry, seen)
             if not keep_last_good and seen.production is not None:
                 self.book.set_alias(self.name, contract.ALIAS_LAST_GOOD, seen.production)
             self.book.set_alias(self.name, self.alias, entry.target)
         except (SupersededError, UnknownModelError) as error:
-            self.book.close_run(run_id, failed=True, because=f"{entry.because} (void: {error})")
+            self.logbook.close(run_id, failed=True, because=f"{entry.because} (void: {error})")
             raise SupersededError(str(error)) from error
-        self.book.close_run(run_id, failed=False, because=entry.because)
+        self.logbook.close(run_id, failed=False, because=entry.because)
         events.logger().info("alias.moved", kind=entry.kind, target=entry.target, previous=entry.previous)
         return run_id
 
@@ -186,9 +192,6 @@ class Hands:
         through = min((version.version - 1 for version in seen.unjudged), default=seen.newest)
         if through > seen.judged_through:
             self.registry.set_model_tag(self.name, contract.TAG_JUDGED_THROUGH, str(through))
-
-    def _record(self, entry: Entry) -> str:
-        return self.registry.record_run(ledger.to_run(self.name, entry))
 
     def _check_unchanged(self, entry: Entry, seen: Standing) -> None:
         """The last look before a write: there is no compare-and-set, so the window is one round trip."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 
 from pipeline.promotion import rule as rules
 from pipeline.promotion.rule import Rule
@@ -12,11 +12,15 @@ from registry_hooks import contract
 from registry_hooks.records import RunRecord
 
 PROMOTE, KEEP, INCONCLUSIVE, ERROR = "promote", "keep", "inconclusive", "error"
-MANUAL, ROLLBACK, HOLD, RELEASE = "manual", "rollback", "hold", "release"
-FREEZE, UNFREEZE, QUARANTINE = "freeze", "unfreeze", "quarantine"
-# Kinds after which the alias names another version than before.
-MOVES = (PROMOTE, MANUAL, ROLLBACK)
+MANUAL, ROLLBACK, ADOPT, HOLD, RELEASE = "manual", "rollback", "adopt", "hold", "release"
+FREEZE, QUARANTINE, UNQUARANTINE, REJUDGE, FORGET = "freeze", "quarantine", "unquarantine", "rejudge", "forget"
+# Kinds after which the alias names another version than before, as far as the ledger knows.
+OLD_MOVES = (PROMOTE, MANUAL, ROLLBACK)
+MOVES = (*OLD_MOVES, ADOPT)
 PROMOTER, PERSON = "promoter", "a person"
+PARAM_KIND, PARAM_TARGET, PARAM_PREVIOUS, PARAM_BY = "kind", "target", "previous", "by"
+# Which alias an entry is about; of a move, the same again: by that one param the last move is found among thousands.
+PARAM_ALIAS, PARAM_MOVES = "alias", "moves"
 _NONE = "none"
 
 
@@ -26,11 +30,12 @@ class Entry:
 
     Attributes:
         kind: One of the constants of this module.
+        alias: The alias that it is about; entries from before that was written down are about the default one.
         target: The version that the alias names afterwards (of moves), or that it is about; None for no version.
         previous: The version that the alias named before.
         by: `promoter`, `a person` (seen from outside), or the user and host of a command.
         rule: By what versions were compared; empty where none were.
-        numbers: What was measured, shown as the run's metrics.
+        numbers: What was measured, shown as the run's metrics: `NAME`, or `NAME/VERSION`, whose step is the version.
         at: When it was begun.
         ended_at: When it was committed, the alias moved.
         is_open: Whether it is an intent that was not committed.
@@ -39,6 +44,7 @@ class Entry:
 
     kind: str
     because: str
+    alias: str = contract.ALIAS_PRODUCTION
     target: int | None = None
     previous: int | None = None
     by: str = PROMOTER
@@ -64,17 +70,21 @@ def to_run(name: str, entry: Entry) -> RunRecord:
     """The run that tells of `entry`."""
     title = entry.kind if entry.target is None else f"{entry.kind} {entry.target}"
     params = {
-        "kind": entry.kind,
-        "target": _NONE if entry.target is None else str(entry.target),
-        "previous": _NONE if entry.previous is None else str(entry.previous),
-        "by": entry.by,
+        PARAM_KIND: entry.kind,
+        PARAM_ALIAS: entry.alias,
+        **({PARAM_MOVES: entry.alias} if entry.kind in MOVES else {}),
+        PARAM_TARGET: _NONE if entry.target is None else str(entry.target),
+        PARAM_PREVIOUS: _NONE if entry.previous is None else str(entry.previous),
+        PARAM_BY: entry.by,
         **rules.to_params(entry.rule),
     }
+    metrics, series = _split(entry.numbers)
     return RunRecord(
         experiment=contract.decisions_experiment(name),
         run_name=title,
         params=params,
-        metrics=dict(entry.numbers),
+        metrics=metrics,
+        series=series,
         tags={contract.TAG_BECAUSE: entry.because},
         started_at=entry.at,
     )
@@ -83,11 +93,12 @@ def to_run(name: str, entry: Entry) -> RunRecord:
 def from_run(record: RunRecord) -> Entry:
     """The entry that a run tells of; what a person wrote there by hand is read as well as it can be."""
     return Entry(
-        kind=record.params.get("kind", "unknown"),
+        kind=record.params.get(PARAM_KIND, "unknown"),
         because=record.tags.get(contract.TAG_BECAUSE, ""),
-        target=_number(record.params.get("target")),
-        previous=_number(record.params.get("previous")),
-        by=record.params.get("by", PERSON),
+        alias=record.params.get(PARAM_ALIAS, contract.ALIAS_PRODUCTION),
+        target=_number(record.params.get(PARAM_TARGET)),
+        previous=_number(record.params.get(PARAM_PREVIOUS)),
+        by=record.params.get(PARAM_BY, PERSON),
         rule=rules.from_params(record.params),
         numbers=record.metrics,
         at=record.started_at,
@@ -100,3 +111,21 @@ def from_run(record: RunRecord) -> Entry:
 
 def _number(text: str | None) -> int | None:
     return int(text) if text is not None and text.isdecimal() else None
+
+
+def begun(entry: Entry) -> datetime:
+    """When an entry was begun, to sort by."""
+    return entry.at or datetime.fromtimestamp(0, UTC)
+
+
+def _split(numbers: Mapping[str, float]) -> tuple[dict[str, float], dict[str, dict[int, float]]]:
+    """Numbers as metrics, and those of versions as one metric each: a name with a number in it would be drawn alone."""
+    metrics: dict[str, float] = {}
+    series: dict[str, dict[int, float]] = {}
+    for key, value in numbers.items():
+        name, _, version = key.rpartition("/")
+        if name and version.isdecimal():
+            series.setdefault(name, {})[int(version)] = value
+        else:
+            metrics[key] = value
+    return metrics, series

@@ -120,7 +120,7 @@ def _set_tag(hands: Hands, key: str, entry: Entry, *, why: str) -> None:
 
 
 def _record(hands: Hands, entry: Entry) -> None:
-    hands.registry.record_run(ledger.to_run(hands.name, entry))
+    hands.logbook.write(entry)
 
 
 def _look(hands: Hands) -> Standing:

@@ -7,17 +7,18 @@ from rich.markdown import Markdown
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.promotion import ledger
 from pipeline.promotion.acting import Hands
 from pipeline.promotion.ledger import Entry
 from pipeline.promotion.standing import refusals
 from registry_hooks import contract
 
+# Entries of a version that `why` tells.
+_NUM_TOLD = 5
+
 
 def entries_of(hands: Hands, limit: int) -> list[Entry]:
     """The newest decisions, newest first."""
-    runs = hands.registry.latest_runs(contract.decisions_experiment(hands.name), limit)
-    return [ledger.from_run(run) for run in runs]
+    return hands.logbook.newest(limit)
 
 
 def history(hands: Hands, *, limit: int) -> RenderableType:
@@ -49,8 +50,8 @@ def why(hands: Hands, number: int) -> RenderableType:
     elif reason := version.tags.get(contract.TAG_REASON):
         parts.append(escape(reason))
     parts += [f"server {escape(server)} refused it: {escape(text)}" for server, text in refusals(version).items()]
-    told = [entry for entry in entries_of(hands, 200) if number in (entry.target, entry.previous)]
-    parts += [f"{entry.at:%Y-%m-%d %H:%M} {entry.kind}: {escape(entry.because)}" for entry in told[:5] if entry.at]
+    told = hands.logbook.about(number, _NUM_TOLD)
+    parts += [f"{entry.at:%Y-%m-%d %H:%M} {entry.kind}: {escape(entry.because)}" for entry in told if entry.at]
     return Group(*parts)
 
 

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from pipeline.promotion import ledger
 from pipeline.promotion.ledger import Entry
+from pipeline.promotion.logbook import Logbook
 from pipeline.promotion.marks import read_mark
 from pipeline.promotion.rule import Rule
 from registry_hooks import contract
@@ -17,8 +18,8 @@ from registry_hooks.errors import UnknownModelError
 from registry_hooks.ports import IntentLog, ModelOverview, ReportSink, VersionBook, VersionSource
 from registry_hooks.records import ModelVersion
 
-# How far back the last move is looked for, in turn; the last is as many as MLflow gives at once.
-_NUM_ENTRIES = (100, 2_000, 50_000)
+# Among how many of the newest decisions the rule of the last automatic one is looked for.
+_NUM_ENTRIES = 100
 
 
 class Registry(VersionSource, ReportSink, ModelOverview, Protocol):
@@ -89,7 +90,7 @@ def read(registry: Registry, book: Book, name: str, alias: str, *, thorough: boo
     """
     tags = registry.model_tags(name)
     aliases = registry.aliases(name)
-    entries = _entries(registry, name)
+    logbook = Logbook(sink=registry, log=book, name=name, alias=alias)
     through = tags.get(contract.TAG_JUDGED_THROUGH, "")
     judged_through = int(through) if through.isdecimal() else 0
     versions = book.versions_after(name, judged_through)
@@ -103,9 +104,9 @@ def read(registry: Registry, book: Book, name: str, alias: str, *, thorough: boo
         alias=alias,
         aliases=aliases,
         incumbent=incumbent,
-        intent=next((entry for entry in reversed(entries) if entry.is_open), None),
-        last_move=next((entry for entry in entries if entry.is_move), None),
-        last_choice=next((entry.target for entry in entries if _is_own_choice(entry)), None),
+        intent=logbook.open_intent(),
+        last_move=logbook.last_move(),
+        last_choice=logbook.last_choice(),
         hold=_sentence(tags.get(contract.TAG_HOLD)),
         freeze=_sentence(tags.get(contract.TAG_FREEZE)),
         unjudged=unjudged,
@@ -127,7 +128,7 @@ def last_rule(registry: ModelOverview, name: str) -> Rule | None:
 
     What a person did is passed over, and so is a pass in which a person wanted the metric to decide.
     """
-    runs = registry.latest_runs(contract.decisions_experiment(name), _NUM_ENTRIES[0])
+    runs = registry.latest_runs(contract.decisions_experiment(name), _NUM_ENTRIES)
     entries = (ledger.from_run(run) for run in runs)
     return next((entry.rule for entry in entries if entry.is_automatic and entry.rule.is_of_settings), None)
 
@@ -157,21 +158,6 @@ def silence_s(heartbeat: str, *, now: datetime) -> float | None:
 def _sentence(tag: str | None) -> str | None:
     mark = read_mark(tag)
     return mark.sentence if mark is not None else None
-
-
-def _entries(registry: Registry, name: str) -> list[Entry]:
-    """The newest decisions, newest first: as many as it takes to find the last move, however many KEEPs followed it."""
-    entries: list[Entry] = []
-    for limit in _NUM_ENTRIES:
-        runs = registry.latest_runs(contract.decisions_experiment(name), limit)
-        entries = [ledger.from_run(run) for run in runs]
-        if len(runs) < limit or any(entry.is_move for entry in entries):
-            break
-    return entries
-
-
-def _is_own_choice(entry: Entry) -> bool:
-    return entry.is_move and entry.is_automatic and entry.kind == ledger.PROMOTE
 
 
 def _earlier_twin(book: Book, version: ModelVersion) -> int | None:

@@ -99,6 +99,7 @@ def _judge(
         rule = Rule(policy=policy.digest, score_metric=policy.score_metric)
         return MetricJudge(source=registry, policy=policy, compare_url=url), rule, [line]
     from pipeline.evaluation import test_set as test_sets
+    from pipeline.evaluation.results import Evaluation
     from pipeline.evaluation.scoring import Scoring
     from pipeline.promotion.detectable import smallest_difference_lines
 
@@ -110,7 +111,12 @@ def _judge(
         book=MlflowScores(registry),
         store=S3Store(settings.store, settings.s3_endpoint_url),
     )
-    judge = ItemJudge(source=registry, policy=policy, compare_url=url, known=scoring.known, evaluate=scoring.score)
+
+    def evaluate(version: ModelVersion) -> Evaluation:
+        """Lists of versions do not say where the files lie, and most are never asked for."""
+        return scoring.score(registry.get_version(version.name, version.version))
+
+    judge = ItemJudge(source=registry, policy=policy, compare_url=url, known=scoring.known, evaluate=evaluate)
     rule = Rule(
         policy=policy.digest,
         test_set=test_set.name,

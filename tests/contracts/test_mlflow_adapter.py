@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from registry_hooks.errors import DeletedExperimentError, UnknownModelError
 from registry_hooks.records import RunRecord
 from tests.contracts.registries import World, draft_of, publish
 
@@ -75,3 +76,44 @@ def test_the_server_tells_its_version_and_its_clock(mlflow: World) -> None:
     assert facts.version.startswith("3.")
     assert facts.clock is not None
     assert abs(datetime.now(UTC) - facts.clock) < timedelta(seconds=30)
+
+
+@pytest.mark.integration
+def test_what_is_unknown_is_named(mlflow: World, name: str) -> None:
+    with pytest.raises(UnknownModelError, match=name) as no_model:
+        mlflow.registry.model_tags(name)
+    mlflow.registry.rest.post("/registered-models/create", name=name)  # type: ignore[attr-defined]
+    with pytest.raises(UnknownModelError) as no_version:
+        mlflow.registry.get_version(name, 7)
+    with pytest.raises(UnknownModelError) as no_run:
+        mlflow.registry.run_metrics("0" * 32)
+
+    assert [raised.value.what for raised in (no_model, no_version, no_run)] == ["model", "version", "run"]
+
+
+@pytest.mark.integration
+def test_a_deleted_experiment_is_named_with_how_to_restore_it_and_works_again_then(mlflow: World, name: str) -> None:
+    rest = mlflow.registry.rest  # type: ignore[attr-defined]
+    record = RunRecord(experiment=f"{name}/decisions", run_name="r", params={}, metrics={}, tags={})
+    mlflow.registry.record_run(record)
+    found = str(rest.get("/experiments/get-by-name", experiment_name=record.experiment)["experiment"]["experiment_id"])
+    rest.post("/experiments/delete", experiment_id=found)
+    with pytest.raises(DeletedExperimentError, match=f"restore --experiment-id {found}"):
+        mlflow.registry.record_run(record)
+    with pytest.raises(DeletedExperimentError, match=record.experiment):
+        mlflow.registry.latest_runs(record.experiment, 5)
+    rest.post("/experiments/restore", experiment_id=found)
+
+    assert len(mlflow.registry.latest_runs(record.experiment, 5)) == 1
+
+
+@pytest.mark.integration
+def test_a_metric_of_several_versions_is_one_metric_with_steps(mlflow: World, name: str) -> None:
+    series = {"difference": {3: 0.25, 12: -0.5}}
+    record = RunRecord(experiment=f"{name}/d", run_name="r", params={}, metrics={"p": 0.5}, tags={}, series=series)
+    run_id = mlflow.registry.record_run(record)
+    rest = mlflow.registry.rest  # type: ignore[attr-defined]
+    history = rest.get("/metrics/get-history", run_id=run_id, metric_key="difference")["metrics"]
+
+    assert {int(entry["step"]): entry["value"] for entry in history} == series["difference"]
+    assert set(mlflow.registry.run_metrics(run_id)) == {"p", "difference"}

@@ -28,7 +28,7 @@ class Stub(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.seen.append({key.lower(): value for key, value in self.headers.items()})
-        status, body = self.server.answer
+        status, body = self.server.by_path.get(self.path.partition("?")[0], self.server.answer)
         self.send_response(status)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
@@ -43,7 +43,7 @@ class Stub(BaseHTTPRequestHandler):
 @pytest.fixture
 def stub() -> Iterator[Any]:
     server: Any = HTTPServer(("127.0.0.1", 0), Stub)
-    server.seen = []
+    server.seen, server.by_path = [], {}
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     yield server
@@ -140,3 +140,24 @@ def test_the_usual_credentials_are_sent_and_not_shown(stub: Any, environ: dict[s
 def test_what_cannot_work_is_refused_at_the_start(uri: str, environ: dict[str, str]) -> None:
     with pytest.raises(SettingsError):
         MlflowRegistry(uri, environ=environ)
+
+
+def test_a_version_whose_run_is_gone_is_shown_and_lies_nowhere(stub: Any) -> None:
+    registry = MlflowRegistry(f"http://127.0.0.1:{stub.server_address[1]}")
+    versions = [{"name": "m", "version": str(number), "source": f"runs:/r{number}/model"} for number in (2, 1)]
+    stub.answer = (404, mlflow_error("RESOURCE_DOES_NOT_EXIST", "Run with id=r1 not found"))
+    answers = {
+        "registered-models/alias": {"model_version": versions[1]},
+        "model-versions/get": {"model_version": versions[1]},
+        "model-versions/search": {"model_versions": versions},
+    }
+    for path, answer in answers.items():
+        stub.by_path[f"/api/2.0/mlflow/{path}"] = (200, json.dumps(answer).encode())
+
+    listed = registry.newest_versions("m", 5)
+    asked_for_the_list = len(stub.seen)
+    found = (registry.get_version("m", 1), registry.resolve_alias("m", "Production"))
+    registry.close()
+
+    assert ([version.version for version in listed], asked_for_the_list) == ([2, 1], 1)
+    assert [version and (version.version, version.artifact_uri) for version in found] == [(1, ""), (1, "")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -57,6 +58,8 @@ def test_versions_are_found_by_number_and_by_tag(world: World) -> None:
 
     assert numbers(world.book.versions_after(world.name, 0)) == [1, 2, 3]
     assert numbers(world.book.versions_after(world.name, 1)) == [2, 3]
+    assert {version.artifact_uri for version in world.book.versions_after(world.name, 0)} == {""}
+    assert world.registry.get_version(world.name, 1).artifact_uri == "s3://b/x"
     assert numbers(world.book.versions_after(world.name, 3)) == []
     assert numbers(world.book.versions_tagged(world.name, contract.TAG_STATE, "quarantined")) == [2]
     assert world.book.versions_after(world.name, 1)[0].tags["relay.step"] == "20"
@@ -112,3 +115,29 @@ def test_a_run_is_an_intent_until_it_is_closed(world: World, failed: bool) -> No
     assert closed.tags[contract.TAG_BECAUSE] == "better, and done"
     assert closed.params == record.params
     assert closed.metrics == record.metrics
+
+
+def test_runs_are_found_by_what_they_say_and_by_how_they_ended(world: World) -> None:
+    experiment = contract.decisions_experiment(world.name)
+
+    def entry(second: int, **params: str) -> RunRecord:
+        started = datetime(2026, 5, 1, 0, 0, second, tzinfo=UTC)
+        tags = {contract.TAG_BECAUSE: ""}
+        return RunRecord(
+            experiment=experiment, run_name=str(second), params=params, metrics={}, tags=tags, started_at=started
+        )
+
+    def found(status: Any = None, limit: int = 9, **params: str | None) -> list[str]:
+        return [run.run_name for run in world.book.find_runs(experiment, limit=limit, params=params, status=status)]
+
+    nothing_yet = found()
+    world.registry.record_run(entry(1, kind="promote"))
+    world.registry.record_run(entry(2, kind="promote", moves="it's"))
+    world.registry.record_run(entry(3, kind="keep"))
+    world.book.open_run(entry(4, kind="promote"))
+    world.book.close_run(world.book.open_run(entry(5, kind="promote")), failed=True, because="void")
+
+    assert (nothing_yet, found()) == ([], ["5", "4", "3", "2", "1"])
+    assert (found(limit=1, kind="promote"), found("FINISHED", 1, kind="promote")) == (["5"], ["2"])
+    assert (found("RUNNING"), found(moves="it's"), found("FINISHED", moves=None)) == (["4"], ["2"], ["3", "1"])
+    assert found("FINISHED", kind="promote", moves=None) == ["1"]

@@ -129,7 +129,8 @@ def test_each_run_has_a_place_of_its_own_in_the_store(world: World, name: str) -
 def test_the_newest_versions_come_first(world: World, name: str) -> None:
     published = [world.publish(name, step) for step in (10, 20, 30)]
 
-    assert world.book.newest_versions(name, 10) == tuple(reversed(published))
+    listed = [replace(one, artifact_uri="") for one in reversed(published)]  # where they lie is asked of one at a time
+    assert world.book.newest_versions(name, 10) == tuple(listed)
     assert [version.step for version in world.book.newest_versions(name, 2)] == [30, 20]
     assert world.book.newest_versions(f"{name}-none", 10) == ()
 

@@ -168,7 +168,11 @@ def test_thousands_of_decisions_without_a_move_do_not_look_like_a_persons_move(s
     for _ in range(2500):
         settled.registry.record_run(ledger.to_run(NAME, Entry(kind=ledger.KEEP, because="none is better")))
 
+    asked = []
+    find = settled.registry.find_runs
+    settled.registry.find_runs = lambda *a, limit, **k: asked.append(limit) or find(*a, limit=limit, **k)
     outcome = settled.promoter.reconcile()
 
     assert outcome.resting == "nothing new"
+    assert max(asked) <= 20
     assert contract.TAG_HOLD not in settled.registry.model_tags(NAME)
