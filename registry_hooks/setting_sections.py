@@ -119,6 +119,10 @@ class ServeSettings(Section):
         description="Bearer key for `/v1/*` and `/models/reload`. Best set as `RELAY_SERVE__API_KEY`, and of 16 "
         "characters or more.",
     )
+    cors_origins: tuple[str, ...] = Field(
+        (),
+        description="Web pages that may ask this server, such as `https://chat.example`; `*`: every page. Unset: none.",
+    )
     cache_dir: Path = Field(
         default_factory=_user_cache_dir, description="Local checkpoint cache. Unset: `~/.cache/relay`."
     )

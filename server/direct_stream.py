@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-_RAW_SEND = "servers_send"
+RAW_SEND = "servers_send"
 _Result = TypeVar("_Result")
 
 
@@ -24,7 +24,7 @@ class App(FastAPI):
     """Keeps the server's own `send` for the streams, in front of the wrappers that Starlette puts around it."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope[_RAW_SEND] = send
+        scope.setdefault(RAW_SEND, send)  # a layer around this one may have put there what lies further out
         await super().__call__(scope, receive, send)
 
 
@@ -49,7 +49,7 @@ class DirectStream(Response):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             with contextlib.suppress(ClientDisconnect):
                 # In a task of its own: a piece would wake the coroutines of some twenty layers above this one.
-                await unless_client_leaves(receive, self.pass_on(scope[_RAW_SEND]))
+                await unless_client_leaves(receive, self.pass_on(scope[RAW_SEND]))
         finally:
             self.end()
 

@@ -24,13 +24,19 @@ class ApiProblem:
     param: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
-    def body(self) -> bytes:
-        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+    def body(self, request_id: str) -> bytes:
+        error = {
+            "message": self.message,
+            "type": self.type,
+            "param": self.param,
+            "code": self.code,
+            "request_id": request_id,
+        }
         return json.dumps({"error": error}).encode()
 
-    def event(self) -> bytes:
+    def event(self, request_id: str) -> bytes:
         """The same as a server-sent event, for a stream that has begun."""
-        return b"data: " + self.body() + b"\n\n"
+        return b"data: " + self.body(request_id) + b"\n\n"
 
 
 def invalid(message: str, *, code: str = "invalid_request", param: str | None = None, status: int = 400) -> ApiProblem:

@@ -51,6 +51,11 @@ class Call:
     model: str | None
     request_id: str
 
+    def failed(self, status: int, code: str) -> None:
+        """Write it down, once: what its caller got in place of an answer. Never what it said."""
+        log = events.logger().warning if status >= 500 else events.logger().info
+        log("request.failed", request_id=self.request_id, path=self.path, status=status, code=code)
+
 
 class Proxy:
     """The way from the API to the engines. Lives on the event loop."""
@@ -146,12 +151,14 @@ class Proxy:
         if was_with_it and not slot.is_alive() and not slot.leaving:
             self._suspects.saw_die(call.body, slot.number)
 
-    def _cut(self, slot: Slot, call: Call) -> ApiProblem:
-        """A stream that had begun was cut."""
+    def _cut(self, slot: Slot, call: Call) -> bytes:
+        """The last event of a stream that was cut after it had begun."""
         witness = asyncio.ensure_future(self._witness(slot, call))
         self._witnesses.add(witness)
         witness.add_done_callback(self._witnesses.discard)
-        return openai_errors.engine_gone(slot.leaving)
+        problem = openai_errors.engine_gone(slot.leaving)
+        call.failed(problem.status, problem.code)
+        return problem.event(call.request_id)
 
     async def _witness(self, slot: Slot, call: Call) -> None:
         deadline = self._deadline()

@@ -24,6 +24,7 @@ from server import descriptors
 from server.gateway.app import Gateway, create_app
 from server.gateway.control import Watcher
 from server.gateway.departure import Departure, end_engines
+from server.gateway.door import Door
 from server.gateway.engines import EngineRoom
 from server.gateway.journal import Journal
 from server.gateway.lineup import LineUp
@@ -75,7 +76,7 @@ def front_door(gateway: Gateway) -> uvicorn.Server:
     """The HTTP server of `gateway`, not listening yet."""
     grace_s = gateway.settings.serve.shutdown_grace_s
     config = uvicorn.Config(
-        create_app(gateway),
+        Door(create_app(gateway), gateway.settings.serve, gateway.departure),
         log_config=None,
         access_log=False,
         timeout_keep_alive=_KEEP_ALIVE_S,

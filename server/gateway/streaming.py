@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from starlette.types import Send
 
 from server.direct_stream import DirectStream
-from server.gateway.openai_errors import ApiProblem
 from server.gateway.upstream import Answer, EngineLostError
 
 # Where the framing does not tell the end of a stream, its last events do. A quote within their texts is escaped.
@@ -24,7 +23,7 @@ class Stream(DirectStream):
         answer: Answer,
         headers: Mapping[str, str],
         *,
-        cut: Callable[[], ApiProblem],
+        cut: Callable[[], bytes],
         ended: Callable[[bool], None],
     ) -> None:
         super().__init__(answer.status, headers)
@@ -49,6 +48,6 @@ class Stream(DirectStream):
             except (EngineLostError, TimeoutError):
                 piece, is_over, is_cut = b"", True, True
             if is_cut:  # a stream that just ends looks like a complete answer to OpenAI's clients
-                piece += b"\n\n" + self._cut().event()
+                piece += b"\n\n" + self._cut()
             await send({"type": "http.response.body", "body": piece, "more_body": not is_over})
         self._is_whole = not is_cut

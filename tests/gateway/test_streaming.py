@@ -72,7 +72,7 @@ async def passed_on(
     stream = Stream(
         cast("Answer", answer),
         {"content-type": "text/event-stream"},
-        cut=lambda: openai_errors.engine_gone(""),
+        cut=lambda: openai_errors.engine_gone("").event("req-1"),
         ended=lambda is_whole: ends.append(1),
     )
     with contextlib.suppress(ZeroDivisionError, asyncio.CancelledError):
@@ -180,7 +180,7 @@ def test_an_error_after_the_head_gets_no_second_head() -> None:
         @app.get("/")
         async def stream() -> Stream:
             answer = cast("Answer", StandIn(DONE, b""))
-            return Stream(answer, {}, cut=lambda: openai_errors.engine_gone(""), ended=int)
+            return Stream(answer, {}, cut=lambda: openai_errors.engine_gone("").event("req-1"), ended=int)
 
         async def breaks(message: Any) -> None:
             sent.append(message)
