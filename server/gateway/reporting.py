@@ -1,26 +1,28 @@
 """Tells the registry what this server does: heartbeat, refusals, deployments. Never in the way of serving.
 
-One thread writes; what cannot be written now is tried again, in order, and the oldest of too many is dropped.
+One thread writes. What cannot be written now is tried again, later each time; what others overtake five times is given
+up, and so is the oldest of too many.
 """
 
 from __future__ import annotations
 
 import json
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 
 from registry_hooks import contract, events
-from registry_hooks.backoff import Backoff
 from registry_hooks.errors import RelayError
 from registry_hooks.ports import ReportSink
 from registry_hooks.records import RunRecord
 from server.gateway.lineup import Slot
+from server.gateway.outbox import ATTEMPTS, HEARTBEAT, RETRIES, Outbox, Report, Write
 from server.gateway.reloading import Reload
 
-MAX_WAITING = 100
-BACKOFF = Backoff(first_s=1.0, longest_s=30.0)
+# So many failures in a row, with nothing written, and the registry is held to be away for this round.
+_AWAY_AFTER = 3
 
 
 class Reporter(threading.Thread):
@@ -31,55 +33,73 @@ class Reporter(threading.Thread):
         self._sink = sink
         self.heartbeat: Callable[[], None] = lambda: None
         self._heartbeat_s = heartbeat_s
-        self._waiting: dict[str, Callable[[ReportSink], object]] = {}
-        self._lock = threading.Lock()
+        self._beat_at_s = time.monotonic() + heartbeat_s
+        self._outbox = Outbox()
+        self._num_silent = 0
         self._wake = threading.Event()
-        self._stopping = False
+        self._ending = threading.Event()
 
-    def post(self, what: str, write: Callable[[ReportSink], object]) -> None:
+    def post(self, what: str, write: Write) -> None:
         """Have `write` called with the sink, soon; a later post of the same `what` replaces one that still waits."""
-        with self._lock:
-            self._waiting.pop(what, None)
-            self._waiting[what] = write
-            while len(self._waiting) > MAX_WAITING:
-                del self._waiting[next(iter(self._waiting))]
+        for lost in self._outbox.post(what, write):
+            events.logger().warning("report.dropped", what=lost, because="too many reports wait")
         self._wake.set()
 
     def run(self) -> None:
-        failures = 0
-        while True:
-            wait_s = BACKOFF.delay_s(failures) if failures else self._heartbeat_s
-            woken = self._wake.wait(wait_s)
+        while not self._ending.is_set():
+            # A registry that is away is left alone for a while, whatever is posted meanwhile.
+            (self._ending if self._num_silent else self._wake).wait(self._pause_s())
             self._wake.clear()
-            if not woken and not failures:
-                self.heartbeat()
-            failures = 0 if self._write_all() else failures + 1
-            if self._stopping:
-                return
+            if time.monotonic() >= self._beat_at_s and not self._ending.is_set():
+                self._beat()
+            self.write_round()
+        self.write_round()
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """Write what waits, once, and end."""
-        self._stopping = True
+        self._ending.set()
         self._wake.set()
         self.join(timeout_s)
 
-    def _write_all(self) -> bool:
-        while (item := self._first()) is not None:
-            what, write = item
-            try:
-                write(self._sink)
-            except RelayError as error:
-                events.logger().warning("report.failed", what=what, because=str(error), transient=error.transient)
-                if error.transient:
-                    return False
-            with self._lock:
-                if self._waiting.get(what) is write:
-                    del self._waiting[what]
+    def write_round(self) -> None:
+        """Try once to write each report that is due."""
+        failed: list[Report] = []
+        num_written = 0
+        for report in self._outbox.due(time.monotonic()):
+            if self._write(report):
+                num_written += 1
+            else:
+                failed.append(report)
+                if not num_written and len(failed) == _AWAY_AFTER:
+                    break
+        for report in failed:
+            if self._outbox.failed(report, others_went=num_written > 0, now_s=time.monotonic()):
+                events.logger().error("report.dropped", what=report.what, because=f"it failed {ATTEMPTS} times")
+        self._num_silent = self._num_silent + 1 if failed and not num_written else 0
+
+    def _write(self, report: Report) -> bool:
+        try:
+            report.write(self._sink)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next report must have its turn
+            said = str(error) if isinstance(error, RelayError) else repr(error)
+            events.logger().warning("report.failed", what=report.what, because=said)
+            return False
+        self._outbox.written(report)
         return True
 
-    def _first(self) -> tuple[str, Callable[[ReportSink], object]] | None:
-        with self._lock:
-            return next(iter(self._waiting.items()), None)
+    def _beat(self) -> None:
+        self._beat_at_s = time.monotonic() + self._heartbeat_s
+        try:
+            self.heartbeat()
+        except Exception as error:  # noqa: BLE001 - the next one may be right
+            events.logger().exception("report.failed", what=HEARTBEAT, because=repr(error))
+
+    def _pause_s(self) -> float:
+        if self._num_silent:
+            return RETRIES.delay_s(self._num_silent)
+        next_at_s = self._outbox.next_at_s()
+        until_s = self._beat_at_s if next_at_s is None else min(self._beat_at_s, next_at_s)
+        return max(0.0, until_s - time.monotonic())
 
 
 def heartbeat_json(*, slot: Slot | None, desired: int | None, because: str, url: str, stopped: bool = False) -> str:
