@@ -14,7 +14,8 @@ from registry_hooks import probe
 from registry_hooks.golden import GoldenSet
 from registry_hooks.settings import Settings
 from server.engine_child import EngineChild
-from server.launcher import socket_dir, spec_of, start_engine
+from server.launcher import spec_of, start_engine
+from server.socket_folder import socket_dir
 
 # Texts that any language model has an opinion on: prose, code, arithmetic, other scripts. Short ones: a model with a
 # context of 256 tokens of one byte each can take them whole.

@@ -7,25 +7,21 @@ Source: `docs/adr/` on the protocol of launcher and engine; the traps are those 
 
 from __future__ import annotations
 
-import contextlib
-import os
 import queue
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
 import httpx
-import psutil
 
 from registry_hooks import probe
 from registry_hooks.errors import Blame, EngineStartError, StartCancelledError
 from registry_hooks.settings import EngineSettings
 from server.engine_child import ENGINE, SUBSTITUTE, EngineChild
 from server.engine_spec import EngineEvent, EngineReady, EngineSpec
+from server.socket_folder import check_length
 
-_SOCKET_DIR_PREFIX = "relay-"
 _WHO = {
     Blame.VERSION: "the engine refused the checkpoint",
     Blame.POLICY: "the engine does not take the checkpoint with the settings of this box",
@@ -48,27 +44,6 @@ def spec_of(settings: EngineSettings, *, checkpoint_dir: str, uds: str, model_na
         kv_budget_bytes=settings.kv_budget_bytes,
         packed_linears=settings.packed_linears,
     )
-
-
-def socket_dir() -> Path:
-    """A private folder (0700) for the sockets of this process; those of processes that are gone are removed.
-
-    Its path is short: a Unix socket's may have 107 bytes.
-    """
-    base = Path(tempfile.gettempdir())
-    for old in base.glob(f"{_SOCKET_DIR_PREFIX}[0-9]*-*"):
-        owner = old.name.removeprefix(_SOCKET_DIR_PREFIX).partition("-")[0]
-        if (
-            owner.isdecimal()
-            and not psutil.pid_exists(int(owner))
-            and old.is_dir()
-            and old.stat().st_uid == os.getuid()
-        ):
-            for leftover in old.iterdir():
-                leftover.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                old.rmdir()
-    return Path(tempfile.mkdtemp(prefix=f"{_SOCKET_DIR_PREFIX}{os.getpid()}-"))
 
 
 class Engine:
@@ -150,6 +125,7 @@ def start_engine(
         EngineStartError: It did not become ready; nothing of it is left running.
         StartCancelledError: `cancelled` said so; nothing of it is left running either.
     """
+    check_length(spec.uds)
     command = SUBSTITUTE if spec.command else ENGINE
     fits = spare is not None and spare.is_alive() and spare.command == command
     child = spare if fits and spare else EngineChild(log_path, stop_grace_s=stop_grace_s, command=command)

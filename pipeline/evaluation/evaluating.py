@@ -20,7 +20,8 @@ from pipeline.evaluation.test_set import TestSet
 from registry_hooks.errors import EngineStartError, EvaluationError
 from registry_hooks.settings import EngineSettings
 from server.engine_spec import EngineReady, EngineSpec
-from server.launcher import Engine, socket_dir, spec_of, start_engine
+from server.launcher import Engine, spec_of, start_engine
+from server.socket_folder import socket_dir
 
 _MODEL_NAME = "evaluation"
 # More than are ever asked at once: an item with 64 choices takes 64 places.

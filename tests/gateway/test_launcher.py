@@ -17,7 +17,8 @@ from registry_hooks.errors import EngineStartError, StartCancelledError
 from server import launcher
 from server.engine_child import EngineChild
 from server.engine_spec import EngineSpec
-from server.launcher import socket_dir, start_engine
+from server.launcher import start_engine
+from server.socket_folder import socket_dir
 
 PARENT = """
 import sys, time
@@ -172,19 +173,3 @@ def test_keys_are_not_handed_down_to_engines(tmp_path: Path, monkeypatch: pytest
 
     assert "PATH" in child.log_path.read_text()
     assert "hush" not in child.log_path.read_text()
-
-
-def test_socket_folders_of_dead_processes_are_removed_and_those_of_live_ones_stay(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(launcher.tempfile, "tempdir", str(tmp_path))
-    dead, mine = tmp_path / "relay-999999999-x", tmp_path / f"relay-{os.getpid()}-x"
-    for folder in (dead, mine):
-        folder.mkdir()
-        (folder / "e1.sock").touch()
-
-    made = socket_dir()
-
-    assert not dead.exists()
-    assert mine.exists()
-    assert made.stat().st_mode & 0o777 == 0o700
