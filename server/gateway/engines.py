@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +14,11 @@ from registry_hooks import events
 from registry_hooks.errors import StartCancelledError
 from registry_hooks.settings import Settings
 from server.engine_child import EngineChild
+from server.gateway.engine_logs import EngineLogs
 from server.gateway.lineup import Checkpoint, LineUp, Slot
-from server.launcher import Engine, socket_dir, spec_of, start_engine
-
-MAX_LOGS = 20
+from server.gateway.spare import Spare
+from server.launcher import Engine, spec_of, start_engine
+from server.socket_folder import socket_dir
 
 
 class EngineRoom:
@@ -24,10 +26,10 @@ class EngineRoom:
 
     def __init__(self, settings: Settings, log_dir: Path) -> None:
         self._settings = settings
-        self._log_dir = log_dir
+        self._logs = EngineLogs(log_dir)
         self._sockets = socket_dir()
         self._numbers = itertools.count(1)
-        self._spare: EngineChild | None = None
+        self._spare = Spare(self._new_child)
         self._started: list[Engine] = []
         self._closed = False
         self._lock = threading.Lock()
@@ -51,10 +53,10 @@ class EngineRoom:
         )
         spec = replace(spec, fingerprint=checkpoint.fingerprint, command=engine.command)
         with self._lock:
-            spare, self._spare = self._spare, None
+            log_path, spare = self._new_log(), self._spare.take()
         started = start_engine(
             spec,
-            log_path=self._new_log(),
+            log_path=log_path,
             start_timeout_s=engine.start_timeout_s,
             stop_grace_s=engine.stop_grace_s,
             spare=spare,
@@ -72,9 +74,8 @@ class EngineRoom:
         if self._settings.engine.command:  # another program imports what it needs itself
             return
         with self._lock:
-            if self._closed or (self._spare is not None and self._spare.is_alive()):
-                return
-            self._spare = EngineChild(self._new_log(), stop_grace_s=self._settings.engine.stop_grace_s)
+            if not self._closed:
+                self._spare.keep(now_s=time.monotonic())
 
     def retire(self, slot: Slot, lineup: LineUp) -> None:
         """Stop an engine that left the line-up, once its requests have ended, in the background.
@@ -95,16 +96,16 @@ class EngineRoom:
         """Stop every process that was started here, one that is still starting too; no other can begin any more."""
         with self._lock:
             self._closed = True
-            spare, self._spare = self._spare, None
+            spare = self._spare.take()
             started = tuple(self._started)
         for process in (*started, spare):
             if process is not None:
                 process.stop()
         shutil.rmtree(self._sockets, ignore_errors=True)
 
+    def _new_child(self) -> EngineChild:
+        return EngineChild(self._new_log(), stop_grace_s=self._settings.engine.stop_grace_s)
+
     def _new_log(self) -> Path:
-        self._log_dir.mkdir(parents=True, exist_ok=True)
-        logs = sorted(self._log_dir.glob("engine-*.log"), key=lambda path: path.stat().st_mtime)
-        for old in logs[: max(0, len(logs) - MAX_LOGS + 1)]:
-            old.unlink(missing_ok=True)
-        return self._log_dir / f"engine-{next(self._numbers)}.log"
+        live = [one for one in (*self._started, self._spare.child) if one is not None and one.is_alive()]
+        return self._logs.new({one.log_path for one in live})
