@@ -40,6 +40,8 @@ STATE_QUARANTINED = "quarantined"
 TAG_SERVER_PREFIX = "relay.server."
 TAG_HOLD = "relay.hold"
 TAG_FREEZE = "relay.freeze"
+TAG_HOLD_PREFIX = "relay.hold."
+TAG_FREEZE_PREFIX = "relay.freeze."
 TAG_PROMOTER = "relay.promoter"
 TAG_JUDGED_THROUGH = "relay.judged_through"
 
@@ -100,6 +102,16 @@ def decisions_experiment(name: str) -> str:
 def deployments_experiment(name: str) -> str:
     """The experiment that holds one run per reload of a server that follows model `name`."""
     return f"{name}/deployments"
+
+
+def hold_tag(alias: str) -> str:
+    """The registered-model tag that holds `alias`. That of the default alias holds all of them."""
+    return TAG_HOLD if alias == ALIAS_PRODUCTION else f"{TAG_HOLD_PREFIX}{alias}"
+
+
+def freeze_tag(alias: str) -> str:
+    """The same for promotions alone."""
+    return TAG_FREEZE if alias == ALIAS_PRODUCTION else f"{TAG_FREEZE_PREFIX}{alias}"
 
 
 def server_tag(server: str) -> str:

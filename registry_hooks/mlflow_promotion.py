@@ -9,11 +9,9 @@ from registry_hooks import contract
 from registry_hooks.mlflow_registry import MlflowRegistry
 from registry_hooks.mlflow_runs import MAX_RUN_TAG_CHARS, create_run, milliseconds, quoted, search_runs
 from registry_hooks.ports import RunStatus
-from registry_hooks.records import ModelVersion, RunRecord
+from registry_hooks.records import MAX_DESCRIPTION_CHARS, ModelVersion, RunRecord
 
 _PAGE_SIZE = 500
-# MLflow's column holds this many characters.
-MAX_DESCRIPTION_CHARS = 5000
 
 
 class MlflowPromotion:

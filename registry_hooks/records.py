@@ -8,6 +8,9 @@ from datetime import datetime
 
 from registry_hooks import contract
 
+# What MLflow holds of a version's description.
+MAX_DESCRIPTION_CHARS = 5000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelVersion:

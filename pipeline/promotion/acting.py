@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from pipeline.promotion import ledger
+from pipeline.promotion.description import with_block
 from pipeline.promotion.ledger import Entry
 from pipeline.promotion.logbook import Logbook
-from pipeline.promotion.marks import write_mark
+from pipeline.promotion.marks import PERSON, freeze_of, hold_of, write_mark
 from pipeline.promotion.rule import Rule
 from pipeline.promotion.standing import Book, Registry, Standing
 from pipeline.promotion.stepping import Admission, GoBack, NoteMove, PromoteFirst, Settle
@@ -79,21 +80,21 @@ class Hands:
 
     def note_move(self, step: NoteMove, *, now: datetime) -> None:
         """Write down that somebody moved the alias; the hold first, so that a crash in between loses nothing."""
-        if step.holds:
-            value = write_mark(who=ledger.PERSON, why=step.because, since=now)
-            self.registry.set_model_tag(self.name, contract.TAG_HOLD, value)
-        else:
-            self.registry.set_model_tag(self.name, contract.TAG_HOLD, None)
+        mark = hold_of(self.registry.model_tags(self.name), self.alias)
+        if step.holds and (mark is None or mark.was_noted):
+            self._set_hold(write_mark(who=PERSON, why=step.because, since=now))
+        elif not step.holds and mark is not None and mark.was_noted:
+            self._set_hold(None)
         entry = Entry(
-            kind=ledger.MANUAL,
+            kind=ledger.ADOPT if step.adopts else ledger.MANUAL,
             because=step.because,
             target=step.target,
             previous=step.previous,
-            by=ledger.PERSON,
+            by=ledger.PROMOTER if step.adopts else PERSON,
             at=now,
         )
         run_id = self.logbook.write(entry)
-        if step.target is not None:
+        if step.target is not None and not step.adopts:
             self.write_verdict(step.target, run_id, f"**Promoted by hand**: {step.because}.", step.because)
         events.logger().info("alias.moved_by_hand", target=step.target, previous=step.previous, holds=step.holds)
 
@@ -181,6 +182,14 @@ class Hands:
         events.logger().info("alias.moved", kind=entry.kind, target=entry.target, previous=entry.previous)
         return run_id
 
+    def judge_again(self, number: int, story: str) -> None:
+        """Take back the verdict on a version; the mark up to which all are judged last, since it would hide it."""
+        for key in (contract.TAG_JUDGED, contract.TAG_STATE, contract.TAG_REASON):
+            self._tag(number, key, None)
+        self._describe(number, story)
+        if self._judged_through() >= number:
+            self.registry.set_model_tag(self.name, contract.TAG_JUDGED_THROUGH, str(number - 1))
+
     def write_verdict(self, number: int, run_id: str, story: str, reason: str) -> None:
         """Say on a version why it was, or was not, promoted."""
         self._describe(number, story)
@@ -190,7 +199,12 @@ class Hands:
     def note_judged_through(self, seen: Standing) -> None:
         """Remember up to which version all are judged, so that thousands need not be read again."""
         through = min((version.version - 1 for version in seen.unjudged), default=seen.newest)
-        if through > seen.judged_through:
+        if through <= seen.judged_through:
+            return
+        tag = self.registry.model_tags(self.name).get(contract.TAG_JUDGED_THROUGH)
+        if tag == (
+            str(seen.judged_through) if seen.judged_through else None
+        ):  # nobody asked for a second look meanwhile
             self.registry.set_model_tag(self.name, contract.TAG_JUDGED_THROUGH, str(through))
 
     def _check_unchanged(self, entry: Entry, seen: Standing) -> None:
@@ -199,15 +213,26 @@ class Hands:
         if now != seen.production:
             raise SupersededError(f"{self.alias} names version {now} by now and named {seen.production}")
         tags = self.registry.model_tags(self.name)
-        if contract.TAG_HOLD in tags and seen.hold is None:
+        if hold_of(tags, self.alias) is not None and seen.hold is None:
             raise SupersededError("a hold was set meanwhile")
-        if contract.TAG_FREEZE in tags and seen.freeze is None and entry.kind == ledger.PROMOTE:
+        if freeze_of(tags, self.alias) is not None and seen.freeze is None and entry.kind == ledger.PROMOTE:
             raise SupersededError("a freeze was set meanwhile")
 
-    def _tag(self, number: int, key: str, value: str) -> None:
+    def _tag(self, number: int, key: str, value: str | None) -> None:
         with contextlib.suppress(UnknownModelError):  # deleted since: there is nothing to say of it
             self.registry.set_version_tag(self.name, number, key, value)
 
     def _describe(self, number: int, markdown: str) -> None:
+        """Replace Relay's own block in a version's description; one that Relay did not publish has none."""
         with contextlib.suppress(UnknownModelError):
-            self.book.describe_version(self.name, number, markdown)
+            version = self.registry.get_version(self.name, number)
+            described = with_block(version.description, markdown)
+            if version.digest is not None and described != version.description:
+                self.book.describe_version(self.name, number, described)
+
+    def _judged_through(self) -> int:
+        through = self.registry.model_tags(self.name).get(contract.TAG_JUDGED_THROUGH, "")
+        return int(through) if through.isdecimal() else 0
+
+    def _set_hold(self, mark: str | None) -> None:
+        self.registry.set_model_tag(self.name, contract.hold_tag(self.alias), mark)

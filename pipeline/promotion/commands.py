@@ -35,6 +35,9 @@ def register(app: typer.Typer) -> None:
         release,
         freeze,
         quarantine,
+        unquarantine,
+        rejudge,
+        forget,
         history,
         why,
         evaluate,
@@ -90,19 +93,23 @@ def reconcile(
 
 
 def promote(number: Number, why: Why = "a person's choice", config: Config = None) -> None:
-    """Point the alias at a version by hand; the promoter leaves it there."""
+    """Point the alias at a version by hand; the promoter leaves it there until `relay release`."""
     from pipeline.promotion import moves, wiring
 
     with _hands(config) as hands:
         _say(moves.promote(hands, number, why=why, now=wiring.clock()))
 
 
-def rollback(why: Why = "a person's choice", config: Config = None) -> None:
-    """Point the alias at what was good before."""
+def rollback(
+    to: Annotated[int | None, typer.Option("--to", min=1, help="The version to go back to.")] = None,
+    why: Why = "a person's choice",
+    config: Config = None,
+) -> None:
+    """Point the alias at what served well before, and hold it there; twice is two steps back."""
     from pipeline.promotion import moves, wiring
 
     with _hands(config) as hands:
-        _say(moves.roll_back(hands, why=why, now=wiring.clock()))
+        _say(moves.roll_back(hands, why=why, now=wiring.clock(), to=to))
 
 
 def hold(why: Why = "a person's wish", config: Config = None) -> None:
@@ -135,6 +142,38 @@ def quarantine(number: Number, why: Why = "a person's wish", config: Config = No
 
     with _hands(config) as hands:
         _say(moves.quarantine(hands, number, why=why, now=wiring.clock()))
+
+
+def unquarantine(number: Number, why: Why = "a person's wish", config: Config = None) -> None:
+    """Lift a quarantine; the version is judged again."""
+    from pipeline.promotion import second_chances, wiring
+
+    with _hands(config) as hands:
+        _say(second_chances.unquarantine(hands, number, why=why, now=wiring.clock()))
+
+
+def rejudge(
+    numbers: Annotated[list[int], typer.Argument(min=1, help="Numbers of versions.")],
+    why: Why = "a person's wish",
+    config: Config = None,
+) -> None:
+    """Let the promoter judge versions again, after a test set was mended say."""
+    from pipeline.promotion import second_chances, wiring
+
+    with _hands(config) as hands:
+        _say(second_chances.rejudge(hands, numbers, why=why, now=wiring.clock()))
+
+
+def forget(
+    server: Annotated[str, typer.Argument(help="Name of the server, as `relay status` shows it.")],
+    why: Why = "a person's wish",
+    config: Config = None,
+) -> None:
+    """Forget a server that is gone for good."""
+    from pipeline.promotion import second_chances, wiring
+
+    with _hands(config) as hands:
+        _say(second_chances.forget(hands, server, why=why, now=wiring.clock()))
 
 
 def history(limit: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 20, config: Config = None) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from pipeline.promotion import marks
 from pipeline.promotion import rule as rules
 from pipeline.promotion.rule import Rule
 from registry_hooks import contract
@@ -17,7 +18,7 @@ FREEZE, QUARANTINE, UNQUARANTINE, REJUDGE, FORGET = "freeze", "quarantine", "unq
 # Kinds after which the alias names another version than before, as far as the ledger knows.
 OLD_MOVES = (PROMOTE, MANUAL, ROLLBACK)
 MOVES = (*OLD_MOVES, ADOPT)
-PROMOTER, PERSON = "promoter", "a person"
+PROMOTER, PERSON = "promoter", marks.PERSON
 PARAM_KIND, PARAM_TARGET, PARAM_PREVIOUS, PARAM_BY = "kind", "target", "previous", "by"
 # Which alias an entry is about; of a move, the same again: by that one param the last move is found among thousands.
 PARAM_ALIAS, PARAM_MOVES = "alias", "moves"

@@ -7,6 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from registry_hooks import contract
+
+# Who moved the alias, where only the move was seen.
+PERSON = "a person"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
@@ -15,6 +20,11 @@ class Mark:
     who: str
     why: str
     since: str
+
+    @property
+    def was_noted(self) -> bool:
+        """Whether the promoter set it, since somebody had moved the alias; all others a person set on purpose."""
+        return self.who == PERSON
 
     @property
     def sentence(self) -> str:
@@ -33,6 +43,16 @@ def read_mark(text: str | None) -> Mark | None:
     except ValueError:
         told = {"why": text}
     return Mark(**{key: str(told.get(key) or "").strip() for key in ("who", "why", "since")})
+
+
+def hold_of(tags: Mapping[str, str], alias: str) -> Mark | None:
+    """What holds `alias`, by the tags of the registered model: its own hold, else the one of all aliases."""
+    return read_mark(tags.get(contract.hold_tag(alias), tags.get(contract.TAG_HOLD)))
+
+
+def freeze_of(tags: Mapping[str, str], alias: str) -> Mark | None:
+    """The same for promotions alone."""
+    return read_mark(tags.get(contract.freeze_tag(alias), tags.get(contract.TAG_FREEZE)))
 
 
 def write_mark(*, who: str, why: str, since: datetime) -> str:

@@ -10,10 +10,12 @@ from datetime import UTC, datetime
 from pipeline.promotion import ledger, standing
 from pipeline.promotion.acting import Hands
 from pipeline.promotion.ledger import Entry
-from pipeline.promotion.marks import write_mark
+from pipeline.promotion.logbook import NUM_MOVES
+from pipeline.promotion.marks import hold_of, read_mark, write_mark
 from pipeline.promotion.standing import Standing
+from pipeline.promotion.way_back import way_back
 from registry_hooks import contract
-from registry_hooks.errors import UnknownModelError, UserError
+from registry_hooks.errors import RelayError, UnknownModelError, UserError
 
 
 def this_person() -> str:
@@ -26,9 +28,7 @@ def this_person() -> str:
 
 
 def promote(hands: Hands, number: int, *, why: str, now: datetime) -> str:
-    """Point the alias at a version, and hold it there; what was done, as a sentence.
-
-    The promoter's own last choice needs no hold: there the two agree.
+    """Point the alias at a version, and hold it there, also when it is there already; what was done, as a sentence.
 
     Raises:
         UnknownModelError: There is no such version; nothing was moved.
@@ -39,44 +39,57 @@ def promote(hands: Hands, number: int, *, why: str, now: datetime) -> str:
     return _move(hands, seen, Entry(kind=ledger.MANUAL, because=why, target=number, by=this_person(), at=now))
 
 
-def roll_back(hands: Hands, *, why: str, now: datetime) -> str:
-    """Point the alias at `LastGood`, else at what it named before, and hold it there.
+def roll_back(hands: Hands, *, why: str, now: datetime, to: int | None = None) -> str:
+    """Point the alias at what served well before what it names now, and hold it there; twice is two steps back.
+
+    Args:
+        to: The version to go back to, whatever is on record of it; None for the one before.
 
     Raises:
+        UnknownModelError: There is no version `to`.
         UserError: There is nothing to go back to.
     """
     seen = _look(hands)
-    last = seen.last_move.previous if seen.last_move else None
-    for target in (seen.aliases.get(contract.ALIAS_LAST_GOOD), last):
-        if target is not None and target != seen.production and target not in seen.barred and _exists(hands, target):
-            entry = Entry(kind=ledger.ROLLBACK, because=why, target=target, by=this_person(), at=now)
-            return _move(hands, seen, entry)
-    raise UserError(
-        f"there is no earlier version to go back to, and nothing was moved: {contract.ALIAS_LAST_GOOD} names none "
-        "that differs; use `relay promote N`"
+    if to is not None:
+        hands.registry.get_version(hands.name, to)
+    target = (
+        to if to is not None else next((one for one in _way_back(hands, seen) if _may_serve(hands, seen, one)), None)
     )
+    if target is None:
+        raise UserError(
+            f"there is no earlier version to go back to, and nothing was moved: none that {hands.alias} named before "
+            "is still there and not quarantined; use `relay rollback --to N`"
+        )
+    entry = Entry(kind=ledger.ROLLBACK, because=why, target=target, by=this_person(), at=now)
+    return _move(hands, seen, entry, keep_last_good=True)
 
 
 def hold(hands: Hands, *, why: str, now: datetime) -> str:
     """Stop all automatic moves."""
-    _set(hands, contract.TAG_HOLD, ledger.HOLD, why=why, now=now)
+    _set(hands, contract.hold_tag(hands.alias), ledger.HOLD, why=why, now=now)
     return f"held: the promoter moves nothing until `relay release` ({why})"
 
 
 def freeze(hands: Hands, *, why: str, now: datetime) -> str:
     """Stop automatic promotions; going back from a version that a server refuses stays allowed."""
-    _set(hands, contract.TAG_FREEZE, ledger.FREEZE, why=why, now=now)
+    _set(hands, contract.freeze_tag(hands.alias), ledger.FREEZE, why=why, now=now)
     return f"frozen: the promoter promotes nothing until `relay release` ({why})"
 
 
 def release(hands: Hands, *, why: str, now: datetime) -> str:
-    """End a hold and a freeze."""
-    seen = _look(hands)
-    if seen.hold is None and seen.freeze is None:
+    """End a hold and a freeze of this alias."""
+    tags, seen = hands.registry.model_tags(hands.name), _look(hands)
+    ours = [key for key in (contract.hold_tag(hands.alias), contract.freeze_tag(hands.alias)) if key in tags]
+    if not ours and (seen.hold is not None or seen.freeze is not None):
+        return (
+            f"nothing was released: what holds {hands.alias} holds all aliases of {hands.name}; release it as that of "
+            f"{contract.ALIAS_PRODUCTION} (RELAY_REGISTRY__ALIAS={contract.ALIAS_PRODUCTION} relay release)"
+        )
+    if not ours:
         return "nothing was held or frozen"
-    for key in (contract.TAG_HOLD, contract.TAG_FREEZE):
+    for key in ours:
         hands.registry.set_model_tag(hands.name, key, None)
-    _record(hands, Entry(kind=ledger.RELEASE, because=why, target=seen.production, by=this_person(), at=now))
+    hands.logbook.write(Entry(kind=ledger.RELEASE, because=why, target=seen.production, by=this_person(), at=now))
     return f"released; {len(seen.unjudged)} versions wait to be judged"
 
 
@@ -88,30 +101,59 @@ def quarantine(hands: Hands, number: int, *, why: str, now: datetime) -> str:
     """
     version = hands.registry.get_version(hands.name, number)
     barred = hands.bar(version, why)
-    _record(hands, Entry(kind=ledger.QUARANTINE, because=why, target=number, by=this_person(), at=now))
+    hands.logbook.write(Entry(kind=ledger.QUARANTINE, because=why, target=number, by=this_person(), at=now))
     still = ", which it names now: `relay rollback` moves it" if _look(hands).production in barred else ""
     return f"quarantined {', '.join(map(str, barred))}: never by itself in {hands.alias}{still}"
 
 
-def _move(hands: Hands, seen: Standing, entry: Entry) -> str:
-    if entry.target == seen.production or entry.target is None:
-        return f"{hands.alias} names version {entry.target} already; nothing was moved"
-    agrees = entry.target == seen.last_choice
-    if agrees:
-        hands.registry.set_model_tag(hands.name, contract.TAG_HOLD, None)
-    else:
-        _set_tag(hands, contract.TAG_HOLD, entry, why=f"{entry.kind} {entry.target}: {entry.because}")
-    run_id = hands.move(replace(entry, previous=seen.production), _look(hands))
+def _move(hands: Hands, seen: Standing, entry: Entry, *, keep_last_good: bool = False) -> str:
+    key = contract.hold_tag(hands.alias)
+    before = hands.registry.model_tags(hands.name).get(key)
+    mark = read_mark(before)
+    if mark is None or mark.was_noted:  # a hold that somebody set on purpose says why already, and stays
+        _set_tag(hands, key, entry, why=f"{entry.kind} {entry.target}: {entry.because}")
+    leaves = f"the promoter leaves it there until `relay release` (held: {_held(hands)})"
+    if entry.target == seen.production:
+        hands.logbook.write(replace(entry, previous=seen.production))
+        return f"{hands.alias} names version {entry.target} already; nothing was moved, and {leaves}"
+    try:
+        run_id = hands.move(replace(entry, previous=seen.production), _look(hands), keep_last_good=keep_last_good)
+    except RelayError:
+        hands.registry.set_model_tag(hands.name, key, before)
+        raise
     story = f"**{entry.kind.capitalize()}** by {entry.by}: {entry.because}."
-    hands.write_verdict(entry.target, run_id, story, entry.because)
-    held = "" if agrees else "; the promoter leaves it there until `relay release`"
-    return f"{hands.alias} names version {entry.target} now{held}"
+    hands.write_verdict(entry.target or 0, run_id, story, entry.because)
+    return f"{hands.alias} names version {entry.target} now, and {leaves}"
+
+
+def _way_back(hands: Hands, seen: Standing) -> list[int]:
+    """What the alias named before, the last first; `LastGood` where nothing else is known."""
+    named = way_back(hands.logbook.moves(NUM_MOVES))
+    earlier = named[named.index(seen.production) + 1 :] if seen.production in named else named
+    last_good = seen.aliases.get(contract.ALIAS_LAST_GOOD)
+    went_back = seen.last_move is not None and seen.last_move.kind == ledger.ROLLBACK
+    return [*earlier, *([last_good] if last_good is not None and not went_back else [])]
+
+
+def _may_serve(hands: Hands, seen: Standing, number: int) -> bool:
+    if number == seen.production or number in seen.barred:
+        return False
+    try:
+        hands.registry.get_version(hands.name, number)
+    except UnknownModelError:
+        return False
+    return True
+
+
+def _held(hands: Hands) -> str:
+    mark = hold_of(hands.registry.model_tags(hands.name), hands.alias)
+    return mark.why if mark is not None else ""
 
 
 def _set(hands: Hands, key: str, kind: str, *, why: str, now: datetime) -> None:
     entry = Entry(kind=kind, because=why, target=_look(hands).production, by=this_person(), at=now)
     _set_tag(hands, key, entry, why=why)
-    _record(hands, entry)
+    hands.logbook.write(entry)
 
 
 def _set_tag(hands: Hands, key: str, entry: Entry, *, why: str) -> None:
@@ -119,17 +161,5 @@ def _set_tag(hands: Hands, key: str, entry: Entry, *, why: str) -> None:
     hands.registry.set_model_tag(hands.name, key, write_mark(who=entry.by, why=why, since=since))
 
 
-def _record(hands: Hands, entry: Entry) -> None:
-    hands.logbook.write(entry)
-
-
 def _look(hands: Hands) -> Standing:
     return standing.read(hands.registry, hands.book, hands.name, hands.alias, thorough=True)
-
-
-def _exists(hands: Hands, number: int) -> bool:
-    try:
-        hands.registry.get_version(hands.name, number)
-    except UnknownModelError:
-        return False
-    return True

@@ -11,7 +11,7 @@ from typing import Protocol
 from pipeline.promotion import ledger
 from pipeline.promotion.ledger import Entry
 from pipeline.promotion.logbook import Logbook
-from pipeline.promotion.marks import read_mark
+from pipeline.promotion.marks import freeze_of, hold_of
 from pipeline.promotion.rule import Rule
 from registry_hooks import contract
 from registry_hooks.errors import UnknownModelError
@@ -41,6 +41,7 @@ class Standing:
         last_move: The last committed move of the alias.
         last_choice: The version that the promoter itself promoted last.
         hold, freeze: Why no automatic move, or no automatic promotion, may happen; None when it may.
+        hold_was_noted: Whether the promoter itself set the hold, since somebody had moved the alias.
         unjudged: Versions that no decision has looked at yet, lowest number first.
         twins: For new versions with the same files as an earlier one, that one.
         quarantined: Digests that must not come back by themselves, with the version that they were seen in.
@@ -58,6 +59,7 @@ class Standing:
     last_move: Entry | None
     last_choice: int | None
     hold: str | None
+    hold_was_noted: bool
     freeze: str | None
     unjudged: Sequence[ModelVersion]
     twins: Mapping[int, int]
@@ -90,6 +92,7 @@ def read(registry: Registry, book: Book, name: str, alias: str, *, thorough: boo
     """
     tags = registry.model_tags(name)
     aliases = registry.aliases(name)
+    hold, freeze = hold_of(tags, alias), freeze_of(tags, alias)
     logbook = Logbook(sink=registry, log=book, name=name, alias=alias)
     through = tags.get(contract.TAG_JUDGED_THROUGH, "")
     judged_through = int(through) if through.isdecimal() else 0
@@ -107,8 +110,9 @@ def read(registry: Registry, book: Book, name: str, alias: str, *, thorough: boo
         intent=logbook.open_intent(),
         last_move=logbook.last_move(),
         last_choice=logbook.last_choice(),
-        hold=_sentence(tags.get(contract.TAG_HOLD)),
-        freeze=_sentence(tags.get(contract.TAG_FREEZE)),
+        hold=hold.sentence if hold else None,
+        hold_was_noted=hold is not None and hold.was_noted,
+        freeze=freeze.sentence if freeze else None,
         unjudged=unjudged,
         twins={version.version: twin for version in unjudged if (twin := _earlier_twin(book, version)) is not None},
         quarantined={version.digest: version.version for version in quarantined if version.digest},
@@ -153,11 +157,6 @@ def silence_s(heartbeat: str, *, now: datetime) -> float | None:
         return None if document.get("stopped") else (now - datetime.fromisoformat(document["seen"])).total_seconds()
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
-
-
-def _sentence(tag: str | None) -> str | None:
-    mark = read_mark(tag)
-    return mark.sentence if mark is not None else None
 
 
 def _earlier_twin(book: Book, version: ModelVersion) -> int | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.promotion.standing import Standing, refusals
+from pipeline.promotion.standing import Standing, is_judged, refusals
 from registry_hooks import contract
 from registry_hooks.records import ModelVersion
 
@@ -25,12 +25,17 @@ class Settle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoteMove:
-    """Somebody moved the alias: write that down; `holds` says whether automation stops until it is released."""
+    """The alias is not where the ledger says: write that down; `holds` says whether automation stops until released.
+
+    Attributes:
+        adopts: Whether the ledger was lost, which tells of no person: the alias is taken as it is, and nothing held.
+    """
 
     target: int | None
     previous: int | None
     holds: bool
     because: str
+    adopts: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,10 +124,16 @@ def _note_move(standing: Standing) -> NoteMove | None:
     if now is None:
         because = f"the alias {standing.alias} was removed outside of Relay; it named version {ours}"
         return NoteMove(target=None, previous=ours, holds=True, because=because)
+    if standing.last_move is None and standing.incumbent is not None and is_judged(standing.incumbent):
+        because = (
+            f"{standing.alias} names version {now}, which was judged before, and no decision of {standing.name} is on "
+            "record (the experiment was removed, or the model renamed): taken as it is"
+        )
+        return NoteMove(target=now, previous=None, holds=False, because=because, adopts=True)
     was = "nothing" if ours is None else f"version {ours}"
     because = f"{standing.alias} was moved outside of Relay, from {was} to version {now}"
-    # Back to what the promoter itself had chosen: the two agree again.
-    agrees = now == standing.last_choice and standing.hold is not None
+    # Back to what the promoter itself had chosen: the two agree again. What a person holds, a person releases.
+    agrees = now == standing.last_choice and standing.hold_was_noted
     return NoteMove(target=now, previous=ours, holds=not agrees, because=because)
 
 

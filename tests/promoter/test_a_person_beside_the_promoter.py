@@ -112,11 +112,11 @@ def test_a_command_moves_holds_and_goes_back(settled: Any) -> None:
     settled.promoter.reconcile()
     back = moves.roll_back(settled.hands, why="it does not", now=settled.now())
 
-    assert "names version 1 now; the promoter leaves it there" in said
+    assert "names version 1 now, and the promoter leaves it there" in said
     assert settled.production == 2
-    assert "names version 2 now" in back
+    assert "names version 2 now, and the promoter leaves it there" in back
     assert settled.kinds()[2:] == ["manual 1", "rollback 2"]
-    assert contract.TAG_HOLD not in settled.registry.model_tags(NAME)  # version 2 was the promoter's own choice
+    assert contract.TAG_HOLD in settled.registry.model_tags(NAME)
 
 
 def test_going_back_from_nothing_is_refused(world: Any) -> None:

@@ -175,8 +175,7 @@ class History(RuleBasedStateMachine):
         with contextlib.suppress(RelayError):
             moves.promote(self.hands, target, why="?", now=self._now())
         del self.registry.automatic_targets[before:]
-        is_own_choice = target == self._last_choice()  # there the two agree, and nothing is held
-        self.persons = (target,) if self._is_held() and self.production == target and not is_own_choice else None
+        self.persons = (target,) if self._is_held() and self.production == target else None
 
     @rule()
     @precondition(lambda self: not self.registry.down)
@@ -184,8 +183,7 @@ class History(RuleBasedStateMachine):
         before = len(self.registry.automatic_targets)
         with contextlib.suppress(UserError, RelayError):
             moves.roll_back(self.hands, why="?", now=self._now())
-            is_own_choice = self.production == self._last_choice()
-            self.persons = (self.production,) if self._is_held() and not is_own_choice else None
+            self.persons = (self.production,) if self._is_held() else None
         del self.registry.automatic_targets[before:]
 
     @rule()

@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.promotion import ledger, reconciling
 from pipeline.promotion.acting import Judgement
+from pipeline.promotion.description import with_block
 from pipeline.promotion.ledger import Entry
 from pipeline.promotion.stepping import next_step
 from registry_hooks import contract
@@ -20,7 +21,7 @@ def test_the_first_version_is_promoted_and_a_better_one_after_it(settled: Any) -
     assert settled.production == 2
     assert settled.kinds() == ["promote 1", "promote 2"]
     assert settled.registry.aliases(NAME) == {"Production": 2, "Candidate": 2, "LastGood": 1}
-    assert settled.registry.get_version(NAME, 2).description == "story of 2"
+    assert settled.registry.get_version(NAME, 2).description == "<!-- relay -->\n\nstory of 2\n\n<!-- /relay -->"
     assert settled.tags(2)[contract.TAG_REASON] == "reason of 2"
     assert settled.registry.model_tags(NAME)[contract.TAG_JUDGED_THROUGH] == "2"
 
@@ -89,7 +90,7 @@ def test_what_cannot_compete_is_rejected_with_its_reason(
     assert settled.production == 2
     assert settled.tags(version)[contract.TAG_STATE] == "rejected"
     assert reason in settled.tags(version)[contract.TAG_REASON]
-    assert reason in settled.registry.get_version(NAME, version).description
+    assert reason in settled.registry.get_version(NAME, version).description or digest == ""
 
 
 def test_an_error_of_the_judge_is_on_record_once_and_nobody_is_judged(settled: Any) -> None:
@@ -209,7 +210,7 @@ def test_a_candidate_that_can_never_be_scored_is_rejected_and_the_pass_goes_on(s
 
     assert settled.production == 4
     assert settled.tags(3)[contract.TAG_STATE] == "rejected"
-    assert settled.registry.get_version(NAME, 3).description == "**Rejected**: item 7: nan."
+    assert settled.registry.get_version(NAME, 3).description == with_block("", "**Rejected**: item 7: nan.")
     assert settled.kinds()[2:] == ["error none", "promote 4"]
 
 
@@ -224,4 +225,4 @@ def test_a_promotion_that_a_crash_cut_after_the_alias_was_set_is_adopted_with_it
     assert settled.production == number
     assert contract.TAG_HOLD not in settled.registry.model_tags(NAME)
     assert "interrupted, and adopted" in settled.tags(number)[contract.TAG_REASON]
-    assert settled.registry.get_version(NAME, number).description.startswith("**Promoted**")
+    assert settled.registry.get_version(NAME, number).description.startswith("<!-- relay -->\n\n**Promoted**")
