@@ -17,6 +17,7 @@ import os
 import shutil
 import time
 from collections.abc import Set
+from dataclasses import dataclass
 from pathlib import Path
 
 from registry_hooks import contract, file_lock, manifest
@@ -27,6 +28,20 @@ from registry_hooks.manifest import FileEntry, Manifest
 MARKER = "COMPLETE"
 RESERVED = (contract.MANIFEST_FILE, contract.GOLDEN_FILE, MARKER)
 STALE_S = 24 * 3600.0
+# What a fetch leaves free on the disk: manifests, markers and logs are written, too.
+RESERVE_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """How large a cache may become.
+
+    Attributes:
+        keep: Digests of checkpoints that stay whatever happens.
+    """
+
+    max_bytes: int
+    keep: Set[str] = frozenset()
 
 
 def blob_name(entry: FileEntry) -> str:
@@ -69,6 +84,13 @@ class BlobCache:
     def partial(self, name: str) -> Path:
         """Where a file arrives."""
         return self._partial / name
+
+    def arrived_bytes(self, name: str) -> int:
+        """Disk space that the partial file of that name has taken already."""
+        try:
+            return self.partial(name).stat().st_size
+        except FileNotFoundError:
+            return 0
 
     def has_blob(self, entry: FileEntry) -> bool:
         """Whether the whole file is here, verified."""
@@ -143,37 +165,54 @@ class BlobCache:
         """Bytes of all files, whole and arriving; each is counted once."""
         return sum(path.stat().st_size for folder in (self._blobs, self._partial) for path in folder.iterdir())
 
-    def evict(self, max_bytes: int, keep: Set[str]) -> int:
-        """Remove what was not used for longest until at most `max_bytes` are left; bytes that were removed.
+    def evict(self, bound: Bound) -> int:
+        """Remove what was not used for longest until the bound is kept; bytes that were removed.
 
-        Never removes a checkpoint in `keep` (digests) or in use by another process, even when those alone are more
-        than `max_bytes`. What a fetch is about to use stays, too.
+        Never removes a checkpoint that must stay or is in use by another process, even when those alone are more than
+        the bound. What a fetch is about to use stays, too.
         """
         with file_lock.exclusive(self._short_lock):
-            before = self.size_bytes()
             fetch_lock = self.try_fetch_lock()
             try:
-                self._evict_checkpoints(max_bytes, keep, with_blobs=fetch_lock is not None)
-                if fetch_lock is not None:
-                    self._drop_leftovers(max_bytes)
+                return self._evict(bound.max_bytes, bound.keep, None if fetch_lock is None else frozenset())
             finally:
                 if fetch_lock is not None:
                     os.close(fetch_lock)
-            return before - self.size_bytes()
 
-    def _evict_checkpoints(self, max_bytes: int, keep: Set[str], *, with_blobs: bool) -> None:
-        folders = sorted(self._checkpoints.iterdir(), key=_last_use)
-        for folder in folders:
+    def make_room(self, num_bytes: int, bound: Bound, *, names: Set[str], again: bool = False) -> int:
+        """Evict before a fetch, until what it brings keeps the bound and finds place on the disk; bytes removed.
+
+        The caller holds the fetch lock.
+
+        Args:
+            num_bytes: That are to come.
+            names: Blobs that the fetch is for: those that are here stay.
+            again: The disk was full although there seemed to be place: remove as much as is to come.
+        """
+        with file_lock.exclusive(self._short_lock):
+            used, free = self.size_bytes(), shutil.disk_usage(self.root).free
+            most = min(bound.max_bytes, used + free - RESERVE_BYTES) - num_bytes
+            return self._evict(min(most, used - num_bytes) if again else most, bound.keep, names)
+
+    def _evict(self, max_bytes: int, keep: Set[str], spared: Set[str] | None) -> int:
+        """Remove down to `max_bytes`, but no blob of `spared`; None for no blob at all, since a fetch may use any."""
+        before = self.size_bytes()
+        for folder in sorted(self._checkpoints.iterdir(), key=_last_use):
             if self.size_bytes() <= max_bytes:
-                return
-            if folder.name in keep or not self._release(folder):
-                continue
-            blobs = [self._blobs / blob_name(entry) for entry in _files_of(folder)]
-            (folder / MARKER).unlink(missing_ok=True)
-            shutil.rmtree(folder)
-            for blob in blobs if with_blobs else ():
-                if blob.exists() and blob.stat().st_nlink == 1:
-                    blob.unlink()
+                break
+            if folder.name not in keep and self._release(folder):
+                self._drop_checkpoint(folder, spared)
+        if spared is not None:
+            self._drop_leftovers(max_bytes, spared)
+        return before - self.size_bytes()
+
+    def _drop_checkpoint(self, folder: Path, spared: Set[str] | None) -> None:
+        names = {blob_name(entry) for entry in _files_of(folder)}
+        (folder / MARKER).unlink(missing_ok=True)
+        shutil.rmtree(folder)
+        for blob in (self._blobs / name for name in names - spared) if spared is not None else ():
+            if blob.exists() and blob.stat().st_nlink == 1:
+                blob.unlink()
 
     def _release(self, folder: Path) -> bool:
         """Whether nobody else uses a checkpoint; this process no longer does afterwards."""
@@ -189,11 +228,10 @@ class BlobCache:
             self._use(folder)
         return fd is not None
 
-    def _drop_leftovers(self, max_bytes: int) -> None:
+    def _drop_leftovers(self, max_bytes: int, spared: Set[str]) -> None:
         """Remove what fetches left that never ended: after a day, or when room is needed; the oldest first."""
-        leftovers = [path for path in self._blobs.iterdir() if path.stat().st_nlink == 1] + list(
-            self._partial.iterdir()
-        )
+        unused = [path for path in self._blobs.iterdir() if path.stat().st_nlink == 1] + list(self._partial.iterdir())
+        leftovers = [path for path in unused if path.name not in spared]
         too_old = time.time() - STALE_S
         for path in sorted(leftovers, key=lambda path: path.stat().st_mtime):
             if path.stat().st_mtime < too_old or self.size_bytes() > max_bytes:

@@ -11,19 +11,19 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from registry_hooks import contract, foreign, golden, manifest
-from registry_hooks.blobs import BlobCache, blob_name, check_names
+from registry_hooks import contract, events, foreign, golden, manifest
+from registry_hooks.blobs import BlobCache, Bound, blob_name, check_names
 from registry_hooks.errors import ManifestError, NotACheckpointError, StoreError
 from registry_hooks.golden import GoldenSet
 from registry_hooks.manifest import Manifest
 from registry_hooks.ports import ObjectReader, Progress
 from registry_hooks.records import ModelVersion
-from registry_hooks.transfer import Limits, Moved, Transfer, Wanted, disk_error
+from registry_hooks.transfer import Limits, Moved, Transfer, Wanted, disk_error, is_full
 
 _LOCK_POLL_S = 0.1
 
@@ -61,6 +61,7 @@ def fetch(
     cache: BlobCache,
     num_connections: int,
     deadline_s: float,
+    bound: Bound | None = None,
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Fetched:
@@ -74,6 +75,7 @@ def fetch(
         cache: Where the files go; they stay until evicted.
         num_connections: Parallel reads.
         deadline_s: Bound on the whole, in seconds from now.
+        bound: Of the cache; older checkpoints make room before the fetch. None: whatever fits onto the disk.
         progress: Told of bytes as they are there, from any thread, those of an earlier try among them.
         cancelled: Asked between chunks, from any thread.
 
@@ -90,7 +92,7 @@ def fetch(
         progress=progress or (lambda num_bytes: None),
         cancelled=cancelled or (lambda: False),
     )
-    errand = _Errand(version=version, reader=reader, cache=cache, limits=limits)
+    errand = _Errand(version=version, reader=reader, cache=cache, limits=limits, bound=bound)
     return errand.published() if version.digest else errand.made_by_others()
 
 
@@ -127,6 +129,7 @@ class _Errand:
     reader: ObjectReader
     cache: BlobCache
     limits: Limits
+    bound: Bound | None
 
     def published(self) -> Fetched:
         """A version that Relay published."""
@@ -139,7 +142,7 @@ class _Errand:
         with self._alone():
             checkpoint = self._read_manifest(digest)
             answers = self._read_golden(golden_sha256) if golden_sha256 else None
-            moved = self._fetch(self._missing(checkpoint))
+            moved = self._fetch(self._missing(checkpoint), {blob_name(entry) for entry in checkpoint.files})
             self.cache.assemble(checkpoint, answers)
         return self._timed(
             cached(self.cache, digest, attested=True, golden_sha256=golden_sha256), moved, started_at=started
@@ -150,7 +153,7 @@ class _Errand:
         started = time.monotonic()
         with self._alone():
             found = foreign.find_checkpoint(self.reader.list_objects(self._root), self._root)
-            moved = self._fetch([self._undescribed(item) for item in found])
+            moved = self._fetch([self._undescribed(item) for item in found], frozenset())
             entries = zip(found, moved.entries, strict=True)
             checkpoint = manifest.build(replace(entry, path=item.path) for item, entry in entries)
             self.cache.assemble(checkpoint, None)
@@ -206,8 +209,26 @@ class _Errand:
         name = f"foreign-{hashlib.sha256(uri.encode()).hexdigest()}"
         return Wanted(uri=uri, name=name, size_bytes=item.size_bytes, entry=None)
 
-    def _fetch(self, files: list[Wanted]) -> Moved:
-        return Transfer(self.reader, self.cache, self.limits).run(files)
+    def _fetch(self, files: list[Wanted], names: Set[str]) -> Moved:
+        """Fetch `files` into a cache with room for them; `names` are the blobs of the whole checkpoint."""
+        transfer = Transfer(self.reader, self.cache, self.limits)
+        self._make_room(files, names)
+        try:
+            return transfer.run(files)
+        except OSError as error:
+            if not (is_full(error) and self._make_room(files, names, again=True)):
+                raise
+        return transfer.run(files)
+
+    def _make_room(self, files: list[Wanted], names: Set[str], *, again: bool = False) -> int:
+        if self.bound is None or not files:
+            return 0
+        arriving = {what.name for what in files}
+        num_bytes = sum(what.size_bytes - self.cache.arrived_bytes(what.name) for what in files)
+        removed = self.cache.make_room(max(0, num_bytes), self.bound, names=names | arriving, again=again)
+        if removed:
+            events.logger().info("cache.evicted", num_bytes=removed, for_version=self.version.version)
+        return removed
 
     def _timed(self, found: Fetched | None, moved: Moved, *, started_at: float) -> Fetched:
         if found is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from dataclasses import dataclass
@@ -52,6 +53,15 @@ def recall(cache_dir: Path, name: str) -> LastGood | None:
         return LastGood(version=version, **document)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def digests(cache_dir: Path) -> set[str]:
+    """Of every model's last good version: several servers may share one cache, one of them down at the moment."""
+    found: set[str] = set()
+    for path in _path(cache_dir, "x").parent.glob("*.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            found.add(str(json.loads(path.read_bytes())["digest"]))
+    return found
 
 
 def _as_document(record: LastGood) -> dict[str, Any]:

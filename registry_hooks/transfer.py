@@ -223,9 +223,14 @@ class Transfer:
         return view
 
 
+def is_full(error: OSError) -> bool:
+    """Whether it says that the disk, or what this user may have of it, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def disk_error(error: OSError, cache: Path) -> StoreError:
     """What an error of the cache's disk means."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_full(error):
         return StoreError(
             f"the disk of {cache} is full; what had arrived of this version was removed: make room, or lower "
             "serve.max_cache_bytes"

@@ -11,6 +11,7 @@ from pipeline.evaluation.score_record import record, recorded
 from pipeline.evaluation.test_set import TestSet
 from pipeline.evaluation.version_files import cache_of, fetch_version
 from registry_hooks import events
+from registry_hooks.blobs import BlobCache
 from registry_hooks.mlflow_scores import MlflowScores
 from registry_hooks.records import ModelVersion
 from registry_hooks.s3_store import S3Store
@@ -40,6 +41,12 @@ class Scoring:
         """
         self.book.artifact_root(version)  # better known before the work than after it
         cache = cache_of(self.settings, self.conduct)
+        try:
+            return self._score(version, cache)
+        finally:
+            cache.use_only(frozenset())  # else what was scored once could never be evicted
+
+    def _score(self, version: ModelVersion, cache: BlobCache) -> Evaluation:
         folder = fetch_version(version, reader=self.store, cache=cache, settings=self.settings, conduct=self.conduct)
         found = evaluate(
             folder,

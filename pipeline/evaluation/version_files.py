@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.evaluation.conduct import Conduct
-from registry_hooks.blobs import BlobCache
+from registry_hooks.blobs import BlobCache, Bound
 from registry_hooks.fetching import fetch
 from registry_hooks.ports import ObjectReader
 from registry_hooks.records import ModelVersion
@@ -27,12 +28,14 @@ def fetch_version(
         NotACheckpointError: The version has no checkpoint in safetensors.
         StoreError: The store did not answer, refused, or the disk is full; `transient` says which.
     """
+    bound = Bound(max_bytes=conduct.max_cache_bytes)
     fetched = fetch(
         version,
         reader=reader,
         cache=cache,
         num_connections=settings.store.num_connections,
         deadline_s=settings.serve.fetch_timeout_s,
+        bound=bound,
     )
-    cache.evict(conduct.max_cache_bytes, {fetched.digest})
+    cache.evict(replace(bound, keep={fetched.digest}))
     return fetched.directory

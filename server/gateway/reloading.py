@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from registry_hooks import contract, events, fetching, last_good
-from registry_hooks.blobs import BlobCache
+from registry_hooks.blobs import BlobCache, Bound
 from registry_hooks.errors import DeclinedError, EngineStartError, FetchCancelledError, RelayError, StoreError
 from registry_hooks.fetching import Fetched
 from registry_hooks.last_good import LastGood
@@ -146,8 +146,9 @@ class Loader:
         )
 
     def remember(self, slot: Slot) -> None:
-        """Make what is served the last good, and bound the cache."""
+        """Bound the cache, and make what is served the last good."""
         served = slot.checkpoint
+        self.cache.evict(self._bound(served.digest))
         record = LastGood(
             version=served.version,
             alias=self.settings.registry.alias,
@@ -156,12 +157,17 @@ class Loader:
             score=served.score,
         )
         last_good.remember(self.cache.root, self.settings.registry.name, record)
-        kept = {s.checkpoint.digest for s in (slot, self.lineup.current, self.lineup.previous) if s is not None}
-        self.cache.evict(self.settings.serve.max_cache_bytes, kept)
 
     def let_go(self) -> None:
         """Hold no file of the cache but those of engines that live, or are still to be stopped."""
         self.cache.use_only({slot.checkpoint.digest for slot in self.lineup.slots()})
+
+    def _bound(self, *more: str) -> Bound:
+        """Of the cache: what an engine holds stays, and what any model that shares it could be started from."""
+        held = {slot.checkpoint.digest for slot in self.lineup.slots()}
+        return Bound(
+            max_bytes=self.settings.serve.max_cache_bytes, keep=held | last_good.digests(self.cache.root) | {*more}
+        )
 
     def plan(self, version: ModelVersion, directory: Path | None = None) -> room.Plan:
         """How `version` would be started now; `directory` has its files when they are here."""
@@ -205,6 +211,7 @@ class Loader:
             cache=self.cache,
             num_connections=self.settings.store.num_connections,
             deadline_s=self.settings.serve.fetch_timeout_s,
+            bound=self._bound(),
             cancelled=superseded,
         )
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from registry_hooks import blobs, contract
-from registry_hooks.blobs import MARKER, STALE_S, BlobCache
+from registry_hooks.blobs import MARKER, STALE_S, BlobCache, Bound
 from registry_hooks.last_good import LastGood, recall, remember
 from registry_hooks.records import ModelVersion
 
@@ -77,7 +77,7 @@ def test_what_was_not_used_for_longest_is_evicted_first(shop: Any) -> None:
     for digest, seconds in zip(digests, (10, 30, 20), strict=True):
         age(cache, digest, seconds)
 
-    removed = cache.evict(250 * KIB, keep=set())
+    removed = cache.evict(Bound(max_bytes=250 * KIB))
 
     assert shop.complete == sorted([digests[0], digests[2]])
     assert removed == 100 * KIB
@@ -89,7 +89,7 @@ def test_what_is_kept_is_never_evicted_even_over_the_bound(shop: Any) -> None:
     kept, other = (shop.fetch(shop.publish(shop.files(100 * KIB)), cache=cache) for _ in range(2))
     age(cache, kept.digest, 1000)
 
-    cache.evict(0, keep={kept.digest})
+    cache.evict(Bound(max_bytes=0, keep={kept.digest}))
 
     assert shop.complete == [kept.digest]
     assert (kept.directory / "model.safetensors").stat().st_size == 100 * KIB
@@ -101,7 +101,7 @@ def test_a_file_that_two_checkpoints_share_stays_for_the_other(shop: Any) -> Non
     kept = shop.fetch(shop.publish(files), cache=cache)
     shop.fetch(shop.publish({**files, "model/config.json": b'{"other": 1}'}), cache=cache)
 
-    cache.evict(0, keep={kept.digest})
+    cache.evict(Bound(max_bytes=0, keep={kept.digest}))
 
     assert (kept.directory / "model.safetensors").read_bytes() == files["model/model.safetensors"]
     assert len(shop.blobs) == 3
@@ -111,9 +111,9 @@ def test_what_another_process_uses_is_not_evicted(shop: Any) -> None:
     mine, theirs = shop.cache, shop.cache
     fetched = shop.fetch(shop.publish(shop.files(KIB)), cache=theirs)
 
-    mine.evict(0, keep=set())
+    mine.evict(Bound(max_bytes=0))
     while_in_use = list(shop.complete)
-    theirs.evict(0, keep=set())
+    theirs.evict(Bound(max_bytes=0))
 
     assert while_in_use == [fetched.digest]
     assert (shop.complete, shop.blobs) == ([], [])
@@ -126,7 +126,7 @@ def test_versions_that_are_no_longer_used_hold_no_descriptor_and_may_be_evicted_
 
     theirs.use_only({served[-1]})
     held = len(os.listdir("/dev/fd")) - before
-    mine.evict(0, keep=set())
+    mine.evict(Bound(max_bytes=0))
 
     assert held == 1
     assert shop.complete == [served[-1]]
@@ -139,9 +139,9 @@ def test_leftovers_of_fetches_go_after_a_day_or_when_room_is_needed(shop: Any) -
         path.write_bytes(b"x" * KIB)
     os.utime(old, (time.time() - STALE_S - 10,) * 2)
 
-    cache.evict(100 * KIB, keep=set())
+    cache.evict(Bound(max_bytes=100 * KIB))
     after_a_day = list(shop.partials)
-    cache.evict(0, keep=set())
+    cache.evict(Bound(max_bytes=0))
 
     assert after_a_day == [new]
     assert shop.partials == []
@@ -154,7 +154,7 @@ def test_eviction_leaves_a_fetch_in_progress_alone(shop: Any) -> None:
     lock = cache.try_fetch_lock()
     assert lock is not None
 
-    cache.evict(0, keep=set())
+    cache.evict(Bound(max_bytes=0))
 
     assert shop.partials == [arriving]
     os.close(lock)
@@ -166,7 +166,7 @@ def test_a_folder_that_a_crash_left_half_made_is_removed(shop: Any) -> None:
     half.mkdir()
     cache.partial("b" * 64).write_bytes(b"x")
 
-    cache.evict(0, keep=set())
+    cache.evict(Bound(max_bytes=0))
 
     assert not half.exists()
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from registry_hooks import manifest
+from registry_hooks.blobs import Bound
 from registry_hooks.errors import (
     FetchCancelledError,
     RelayError,
@@ -47,7 +48,7 @@ def test_wrong_bytes_of_an_earlier_try_are_fetched_again(shop: Any) -> None:
     shop.fetch(version)
     [blob] = [path for path in shop.blobs if path.stat().st_size > MIB]
     cache = shop.cache
-    cache.evict(0, keep=set())
+    cache.evict(Bound(max_bytes=0))
     data = bytearray(files["model/model.safetensors"])
     data[manifest.CHUNK_BYTES] ^= 1
     cache.partial(blob.name).write_bytes(data)
