@@ -194,6 +194,24 @@ def _number(folder: Path, config: Mapping[str, Any], module: str, *, key: str, p
     return float(value)
 
 
+def check_base(folder: Path) -> None:
+    """Say early what is wrong with a base model that adapters shall be merged into.
+
+    Raises:
+        NotACheckpointError: It is no checkpoint folder.
+    """
+    if not (folder / "config.json").is_file():
+        raise NotACheckpointError(
+            f"{folder} has no config.json, so it is no base model and nothing can be merged into it: name the folder "
+            "of the model that the adapter was trained on (of the Hugging Face hub: `hf download NAME --local-dir DIR`)"
+        )
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds a LoRA adapter and no model of its own."""
+    return (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file()
+
+
 def refused(folder: Path, because: str, *, instead: str = _MERGE_WITH_PEFT) -> NotACheckpointError:
     """The error that says why an adapter is not merged, and what to do `instead`."""
     return NotACheckpointError(f"adapter {folder} cannot be merged: {because}; nothing was written. {instead}")

@@ -46,10 +46,12 @@ def publish(
 
 @app.command()
 def watch(
-    folder: Annotated[Path, typer.Argument(help="Where a trainer writes its checkpoint-* folders.")],
+    folder: Annotated[Path, typer.Argument(help="Where trainers write checkpoint-* folders; runs/ of many is fine.")],
     config: Config = None,
     name: Annotated[str | None, typer.Option(help="Registered model.")] = None,
     run_id: Annotated[str | None, typer.Option(help="The training run; checkpoints become children of it.")] = None,
+    merge: Annotated[Path | None, typer.Option(help="Merge LoRA adapters into this base model first.")] = None,
+    code_dir: Annotated[Path, typer.Option(help="Work tree of the training code, for the git commit.")] = Path(),
     once: Annotated[bool, typer.Option("--once", help="Publish what is there, then end.")] = False,
 ) -> None:
     """Publish every checkpoint that a trainer writes into a folder, until Ctrl-C."""
@@ -58,7 +60,8 @@ def watch(
 
     events.configure()
     loaded = _load(config, {"registry": {"name": name}})
-    raise typer.Exit(watching.run(folder, settings=loaded, options=watching.WatchOptions(once=once, run_id=run_id)))
+    options = watching.WatchOptions(once=once, run_id=run_id, code_dir=code_dir, base=merge)
+    raise typer.Exit(watching.run(folder, settings=loaded, options=options))
 
 
 @app.command()

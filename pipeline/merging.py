@@ -22,8 +22,8 @@ from safetensors.torch import save_file
 
 from pipeline.adapter import ADAPTER_WEIGHTS, Adapter, AdapterTensor, read_adapter, refused
 from pipeline.conversion import readable
-from pipeline.lineage import TRAINING_ARGS_FILE
 from pipeline.trainer_state import STATE_FILE
+from pipeline.training_arguments import TRAINING_ARGS_FILE
 from registry_hooks import contract, weights
 from registry_hooks.checkpoint_files import CONFIG_FILE, SINGLE_WEIGHTS, WEIGHTS_INDEX, read_json_object
 from registry_hooks.errors import CorruptFileError, NotACheckpointError

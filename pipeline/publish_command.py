@@ -20,8 +20,8 @@ from rich.progress import (
 )
 
 from pipeline.connecting import connected
+from pipeline.merged_copy import merged_copy
 from pipeline.publishing import Published, PublishOptions, publish
-from pipeline.scratch import scratch_dir
 from pipeline.stages import PublishProgress
 from registry_hooks.mlflow_catalog import MlflowCatalog
 from registry_hooks.s3_store import S3Store
@@ -50,12 +50,8 @@ def run(folder: Path, *, settings: Settings, options: PublishOptions, base: Path
     """
     if base is None:
         return _publish(folder, settings=settings, options=options)
-    from pipeline.merging import merge_adapter  # torch: two seconds, needed here only
-
-    with scratch_dir() as room:
-        merged = room / folder.resolve().name  # the name may say the step
-        merge_adapter(folder, base, merged)
-        return _publish(merged, settings=settings, options=replace(options, origin=folder))
+    with merged_copy(folder, base, name=folder.resolve().name) as merged:
+        return _publish(merged, settings=settings, options=replace(options, origin=folder, base=base.resolve().name))
 
 
 def _publish(folder: Path, *, settings: Settings, options: PublishOptions) -> int:
@@ -83,8 +79,8 @@ def _report(console: Console, published: Published, tracking_uri: str) -> None:
     if published.nonfinite:
         listed = ", ".join(f"{key} = {value}" for key, value in sorted(published.nonfinite.items()))
         console.print(f"warning: not finite, so not attached to the version: {listed}", style="yellow")
-    if published.chat:
-        console.print(f"note: {published.chat}", style="yellow")
+    for note in published.notes:
+        console.print(f"note: {note}", style="yellow")
     if published.was_there:
         console.print(f"{version.label} holds these very files already: nothing was published again")
     else:

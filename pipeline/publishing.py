@@ -11,14 +11,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import stamina
 
 from pipeline import checkpoint as checkpoints
+from pipeline import code_state, mlmodel, training_arguments
 from pipeline import lineage as lineages
-from pipeline import mlmodel
 from pipeline.checkpoint import Checkpoint
+from pipeline.code_state import CodeState
 from pipeline.hashing import hash_files
 from pipeline.recording import GoldenRecorder
 from pipeline.scratch import scratch_dir
@@ -46,13 +47,19 @@ class PublishOptions:
         run_id: The training run; None for one that is made, and shared by all checkpoints of the training.
         step: Where neither the Trainer nor the folder's name says.
         code_dir: Work tree of the training code.
+        code: Its state when the checkpoint was saved; None asks git now.
+        arguments: Of the training, from the training itself; None where nobody asked it.
         origin: The folder that the trainer wrote, where the one that is published is a copy of it, or links to it.
+        base: What the model is called that an adapter was merged into; empty for a checkpoint that was saved whole.
     """
 
     run_id: str | None = None
     step: int | None = None
     code_dir: Path = field(default_factory=Path)
+    code: CodeState | None = None
+    arguments: Mapping[str, Any] | None = None
     origin: Path | None = None
+    base: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +69,7 @@ class Published:
     Attributes:
         was_there: It had been published before, and nothing was done.
         nonfinite: Metrics that were not attached since they are not finite.
-        chat: What a chat with it is like, where that is worth a person's look: there is none, or it does not end.
+        notes: What is worth a person's look, although it is published: a chat without an end, a commit that is unknown.
         seconds: Per stage: `validate`, `convert`, `hash`, `upload`, `golden`, `register`. `golden` runs while `upload`
             does, and may take longer.
         total_s: From start to end.
@@ -75,7 +82,7 @@ class Published:
     nonfinite: Mapping[str, str]
     seconds: Mapping[str, float]
     total_s: float
-    chat: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def publish(
@@ -98,15 +105,18 @@ def publish(
     watch = Stopwatch(progress)
     with watch.stage("validate"):
         checkpoint = replace(checkpoints.inspect(folder, step=options.step), origin=options.origin or folder)
-        lineage = lineages.lineage_of(checkpoint, code_dir=options.code_dir)
+        code = options.code or code_state.look(options.code_dir)
+        arguments = training_arguments.arguments_of(checkpoint.folder, checkpoint.state, options.arguments)
+        lineage = lineages.lineage_of(checkpoint, code=code, arguments=arguments)
+        told = _told(checkpoint, arguments, options)
     # The engine imports torch while the files are hashed.
     with scratch_dir() as scratch, GoldenRecorder(settings) as recorder:
         source = _converted(checkpoint, settings.publish.dtype, scratch / "converted", watch)
         listed = _hashed(source, watch)
-        draft = _draft(source, listed, lineage=lineage, settings=settings, options=options)
+        draft = _draft(source, listed, lineage=lineage, told=told, settings=settings, options=options)
         with watch.stage("register"):
             version = _patiently(lambda: catalog.find_version(draft.name, draft.digest))
-        was_there, chat = version is not None, ""
+        was_there, notes = version is not None, [code.trouble]
         if version is None:
             with watch.stage("register"):
                 place = _patiently(lambda: catalog.open_draft(draft))
@@ -114,14 +124,14 @@ def publish(
             golden = shipment.send(recorder, links=scratch / "links")
             with watch.stage("register"):
                 version = _registered(draft, shipment, golden.to_json(), catalog)
-            chat = _about_chats(golden)
+            notes.append(_about_chats(golden))
     return Published(
         version=version,
         step=draft.lineage.step,
         size_bytes=listed.size_bytes,
         was_there=was_there,
         nonfinite=draft.nonfinite,
-        chat=chat,
+        notes=tuple(note for note in notes if note),
         seconds=dict(watch.seconds),
         total_s=watch.total_s,
     )
@@ -170,18 +180,31 @@ def _hashed(source: Checkpoint, watch: Stopwatch) -> Manifest:
         return manifest.build(hash_files(source.folder, source.files, prefix=contract.MODEL_DIR, progress=advance))
 
 
+def _told(checkpoint: Checkpoint, arguments: Mapping[str, Any], options: PublishOptions) -> dict[str, str]:
+    """What the Compare page shows of the training."""
+    state = checkpoint.state
+    told = {**state.arguments, **training_arguments.shown(arguments)}
+    told |= {"epoch": f"{state.epoch:g}"} if state.epoch is not None else {}
+    told |= {"eval_step": str(state.eval_step)} if state.eval_step is not None else {}
+    return told | ({"merged_into": options.base} if options.base else {})
+
+
 def _draft(
-    source: Checkpoint, listed: Manifest, *, lineage: Lineage, settings: Settings, options: PublishOptions
+    source: Checkpoint,
+    listed: Manifest,
+    *,
+    lineage: Lineage,
+    told: Mapping[str, str],
+    settings: Settings,
+    options: PublishOptions,
 ) -> CheckpointDraft:
     state = source.state
     params = {
-        **state.arguments,
+        **told,
         "dtype": source.dtype,
         "num_parameters": str(source.num_parameters),
         "config_hash": lineage.config_hash,
     }
-    params |= {"epoch": f"{state.epoch:g}"} if state.epoch is not None else {}
-    params |= {"eval_step": str(state.eval_step)} if state.eval_step is not None else {}
     return CheckpointDraft(
         name=settings.registry.name,
         digest=listed.digest,

@@ -57,7 +57,7 @@ class Lineage:
         step: Optimizer step of the save.
         config_hash: sha256 (first 16 hex digits) over the canonical JSON of the model config and training arguments.
         git_commit: Commit of the training code, 40 hex digits; None outside a git work tree.
-        git_dirty: Whether that work tree had uncommitted changes; None outside a git work tree.
+        git_dirty: Whether files that git knows had uncommitted changes; None outside a git work tree.
         saved_at: When the checkpoint was saved, UTC.
     """
 

@@ -7,7 +7,7 @@ Saving takes some milliseconds longer, for hard links; all else happens in a bac
 
 from __future__ import annotations
 
-import sys
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,6 +16,11 @@ from typing import Any
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import TrainerControl, TrainerState
 
+from pipeline import code_state
+from pipeline.adapter import check_base
+from pipeline.code_state import CodeState
+from pipeline.watching.entries import Provenance
+from pipeline.watching.parent_run import ParentRun
 from pipeline.watching.pending import DEFAULT_NAME, PendingQueue
 from pipeline.watching.publisher import connected, target_of
 from pipeline.watching.uploading import Uploader
@@ -33,11 +38,15 @@ class RelayCallback(TrainerCallback):  # type: ignore[misc]  # transformers is A
             same MLflow server; without one, a run is made.
         wait_s: How long the end of the training may wait for uploads. What is left then stays on disk, and the next
             process that uses the folder publishes it.
+        merge: For trainings of a LoRA adapter: the folder of the model that it is trained on. Each save is merged into
+            it, on the CPU and in the background, and the result is published.
+        code_dir: Work tree of the training code; its commit is that at the begin of the training.
         pending_dir: Where checkpoints wait; None for `.relay-pending` in the Trainer's `output_dir`.
         max_pending: Of more, the oldest is dropped. Each may keep its disk space after the Trainer deleted it.
 
     Raises:
         SettingsError: The settings cannot be read.
+        NotACheckpointError: `merge` is no base model.
     """
 
     def __init__(
@@ -46,6 +55,8 @@ class RelayCallback(TrainerCallback):  # type: ignore[misc]  # transformers is A
         *,
         config: Path | None = None,
         parent_run_id: str | None = None,
+        merge: Path | None = None,
+        code_dir: Path | None = None,
         wait_s: float = 600.0,
         pending_dir: Path | None = None,
         max_pending: int = 8,
@@ -53,7 +64,13 @@ class RelayCallback(TrainerCallback):  # type: ignore[misc]  # transformers is A
         self._settings = settings or all_settings.load(config)
         with connected(self._settings):
             pass  # what is wrong with an address is said now, not when the first checkpoint is saved
+        self._base = Path(merge) if merge is not None else None
+        if self._base is not None:
+            check_base(self._base)
         self._parent_run_id = parent_run_id
+        self._parent_run = ParentRun(self._settings.tracking_uri)
+        self._code_dir = Path(code_dir) if code_dir is not None else Path()
+        self._code: CodeState | None = None
         self._wait_s = wait_s
         self._pending_dir = pending_dir
         self._max_pending = max_pending
@@ -67,6 +84,9 @@ class RelayCallback(TrainerCallback):  # type: ignore[misc]  # transformers is A
         """Begin to publish, first of all what an earlier process left."""
         if state.is_world_process_zero:
             with _harmless("starting"):
+                self._code = code_state.look(self._code_dir)
+                if self._code.trouble:
+                    events.logger().warning("commit.unknown", because=self._code.trouble)
                 self._started(args)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -74,8 +94,7 @@ class RelayCallback(TrainerCallback):  # type: ignore[misc]  # transformers is A
         if state.is_world_process_zero:
             with _harmless("staging"):
                 queue, uploader = self._started(args)
-                folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-                queue.stage(folder, parent_run_id=self._parent_run_id or _run_of_mlflow(self._settings.tracking_uri))
+                queue.stage(_saved_folder(args, state), self._provenance(args))
                 uploader.notify()
 
     def on_train_end(
@@ -92,6 +111,15 @@ class RelayCallback(TrainerCallback):  # type: ignore[misc]  # transformers is A
                 hint = "the next training or `relay watch` publishes them"
                 events.logger().warning("checkpoints.left", left=names, kept_in=str(self._queue.folder), hint=hint)
 
+    def _provenance(self, args: TrainingArguments) -> Provenance:
+        return Provenance(
+            parent_run_id=self._parent_run_id or self._parent_run.find(),
+            code_dir=self._code_dir,
+            code=self._code,
+            arguments=_arguments(args),
+            base=self._base,
+        )
+
     def _started(self, args: TrainingArguments) -> tuple[PendingQueue, Uploader]:
         if self._queue is None:
             folder = self._pending_dir or Path(args.output_dir) / DEFAULT_NAME
@@ -102,15 +130,21 @@ class RelayCallback(TrainerCallback):  # type: ignore[misc]  # transformers is A
         return self._queue, self._uploader
 
 
-def _run_of_mlflow(tracking_uri: str) -> str | None:
-    """The run that this thread logs to, if MLflow is in use and its server is ours."""
-    mlflow = sys.modules.get("mlflow")  # whoever logs to it has imported it; nobody else should pay for the import
-    run = mlflow.active_run() if mlflow is not None else None
-    if mlflow is None or run is None:
+def _saved_folder(args: TrainingArguments, state: TrainerState) -> Path:
+    """The folder of the save just made: in `output_dir`, or one below for a trial of a hyper-parameter search."""
+    name, output_dir = f"checkpoint-{state.global_step}", Path(args.output_dir)
+    found = [path for path in (output_dir / name, *output_dir.glob(f"*/{name}")) if path.is_dir()]
+    return max(found, key=lambda path: path.stat().st_mtime_ns, default=output_dir / name)
+
+
+def _arguments(args: TrainingArguments) -> dict[str, Any] | None:
+    """The training's arguments, without its tokens; None where they cannot be told, which costs no checkpoint."""
+    try:
+        document = json.loads(args.to_json_string())
+    except Exception as error:  # noqa: BLE001 - people subclass it with whatever they like
+        events.logger().warning("arguments.unknown", because=repr(error))
         return None
-    if mlflow.get_tracking_uri().rstrip("/") != tracking_uri.rstrip("/"):
-        return None  # our registry does not know that run, and would refuse the checkpoint for it
-    return str(run.info.run_id)
+    return document if isinstance(document, dict) else None
 
 
 @contextmanager

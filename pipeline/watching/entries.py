@@ -10,17 +10,39 @@ checkpoint-500.k2v0x9qa/     the entry
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipeline.lineage import TRAINING_ARGS_FILE
-from registry_hooks import contract, durable
+from pipeline.code_state import CodeState
+from pipeline.watching import stageable
+from registry_hooks import durable
 from registry_hooks.errors import CorruptFileError
 
 PAPER_FILE = "entry.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """What only they know who stage a save.
+
+    Attributes:
+        parent_run_id: The training run; None for one that is made.
+        code_dir: Work tree of the training code.
+        code: Its state when the training began; None asks git when the save is staged.
+        arguments: Of the training; None where nobody can ask it.
+        base: The model that adapters are merged into.
+    """
+
+    parent_run_id: str | None = None
+    code_dir: Path = field(default_factory=Path)
+    code: CodeState | None = None
+    arguments: Mapping[str, Any] | None = None
+    base: Path | None = None
 
 
 class Paper(BaseModel):
@@ -30,6 +52,9 @@ class Paper(BaseModel):
         name: Of the trainer's folder, and of the one in the entry.
         origin: The trainer's folder, which may be gone by now.
         code_dir: Work tree of the training code.
+        code: Its state when it trained this; None in papers from before that was asked.
+        arguments: Of the training, where it told them.
+        base: The model that this, an adapter, is merged into.
         files: Size in bytes and mtime in nanoseconds of each file when it was staged.
         failed_because: Why it was given up; None while it waits.
     """
@@ -42,6 +67,9 @@ class Paper(BaseModel):
     staged_at: datetime
     parent_run_id: str | None = None
     code_dir: Path = Path()
+    code: CodeState | None = None
+    arguments: dict[str, Any] | None = None
+    base: Path | None = None
     files: dict[str, tuple[int, int]]
     failed_because: str | None = None
 
@@ -103,14 +131,10 @@ def read(folder: Path) -> Entry | None:
 
 
 def stamps(folder: Path) -> dict[str, tuple[int, int]]:
-    """Size and mtime of every file of a checkpoint folder that is staged; empty when the folder is gone.
-
-    `training_args.json` is not published, but the configuration hash is made of it where there is one.
-    """
+    """Size and mtime of every file of a checkpoint folder that is staged; empty when the folder is gone."""
     found = {}
     try:
-        names = [path.name for path in folder.iterdir()]
-        for name in [*contract.published_files(names), *(n for n in names if n == TRAINING_ARGS_FILE)]:
+        for name in stageable.names_of(folder):
             facts = (folder / name).stat()
             found[name] = (facts.st_size, facts.st_mtime_ns)
     except OSError:

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipeline import checkpoint as checkpoints
-from pipeline.lineage import TRAINING_ARGS_FILE
+from pipeline import code_state
 from pipeline.watching import entries as papers
-from pipeline.watching.entries import Entry, Paper
+from pipeline.watching import stageable
+from pipeline.watching.entries import Entry, Paper, Provenance
 from pipeline.watching.seen import SeenSaves
 from registry_hooks import durable, events, file_lock
 from registry_hooks.errors import NotACheckpointError, UserError
@@ -31,6 +31,7 @@ from registry_hooks.errors import NotACheckpointError, UserError
 DEFAULT_NAME = ".relay-pending"
 FAILED_NAME = "failed"
 MAX_FAILED = 4
+_NOTHING_KNOWN = Provenance()
 _STAGING, _GONE = ".staging-", ".gone-"
 _QUEUE_LOCK, _PUBLISHER_LOCK, _SEEN_FILE = ".queue.lock", ".publisher.lock", ".seen.json"
 
@@ -75,13 +76,14 @@ class PendingQueue:
                 "published: make it writable, or name another folder"
             ) from error
 
-    def stage(self, folder: Path, *, parent_run_id: str | None = None, code_dir: Path = Path()) -> Staged:
+    def stage(self, folder: Path, provenance: Provenance = _NOTHING_KNOWN) -> Staged:
         """Take the checkpoint in `folder` into the queue; its files are read no further than their headers.
 
         Raises:
             NotACheckpointError: It cannot be published; says why.
         """
-        found = checkpoints.inspect(folder)
+        found = stageable.inspect(folder, base=provenance.base)
+        code = provenance.code or code_state.look(provenance.code_dir)
         with file_lock.exclusive(self.folder / _QUEUE_LOCK):
             fingerprint = papers.fingerprint(folder, self._target)
             if self.has_seen(folder):
@@ -96,8 +98,11 @@ class PendingQueue:
                         origin=folder.resolve(),
                         step=found.step,
                         staged_at=datetime.now(UTC),
-                        parent_run_id=parent_run_id,
-                        code_dir=code_dir.resolve(),
+                        parent_run_id=provenance.parent_run_id,
+                        code_dir=provenance.code_dir.resolve(),
+                        code=code,
+                        arguments=None if provenance.arguments is None else dict(provenance.arguments),
+                        base=found.base,
                         files=papers.stamps(building / folder.name),
                     ),
                 )
@@ -106,12 +111,13 @@ class PendingQueue:
             except BaseException:
                 shutil.rmtree(building, ignore_errors=True)
                 raise
-            self._seen.remember(folder.name, fingerprint)
+            self._seen.remember(_key(folder), fingerprint)
             return Staged(entry=entry, dropped=self._make_room(entry))
 
     def has_seen(self, folder: Path) -> bool:
         """Whether the very save in `folder` was staged before, by whomever, or waits already for whichever target."""
-        if self._seen.has(folder.name, papers.fingerprint(folder, self._target)):
+        fingerprint = papers.fingerprint(folder, self._target)
+        if self._seen.has(_key(folder), fingerprint) or self._seen.has(folder.name, fingerprint):
             return True
         stamps = papers.stamps(folder)
         return any(entry.paper.name == folder.name and entry.paper.files == stamps for entry in self.entries())
@@ -190,7 +196,7 @@ class PendingQueue:
             with self.claimed(entry) as is_mine:
                 if is_mine:
                     self._hide(entry.folder)
-                    self._seen.forget(entry.paper.name)
+                    self._seen.forget(_key(entry.paper.origin), entry.paper.name)
                     dropped.append(entry)
         for entry in dropped:
             events.logger().warning(
@@ -222,12 +228,16 @@ def _is_spoilt(folder: Path) -> bool:
     return bool(name) and (folder / name).is_dir() and (not paper.exists() or not paper.stat().st_size)
 
 
-def _link_all(found: checkpoints.Checkpoint, target: Path) -> None:
+def _key(folder: Path) -> str:
+    """Names the place of a save; earlier Relays knew only the folder's own name, which many trainings share."""
+    return str(folder.resolve())
+
+
+def _link_all(found: stageable.Stageable, target: Path) -> None:
     target.mkdir(parents=True)
-    arguments = found.folder / TRAINING_ARGS_FILE
     try:
-        for source in (*(found.folder / name for name in found.files), *([arguments] if arguments.is_file() else [])):
-            _link(source, target / source.name)
+        for name in found.files:
+            _link(found.folder / name, target / name)
     except OSError as error:
         raise NotACheckpointError(
             f"{found.folder} could not be staged ({error}): the trainer removed it meanwhile, or the disk is full; "

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline import connecting
+from pipeline.merged_copy import merged_copy
 from pipeline.publishing import Published, PublishOptions, publish
 from pipeline.stages import PublishProgress
-from pipeline.watching.entries import Entry
+from pipeline.watching.entries import Entry, Paper
 from registry_hooks.mlflow_catalog import MlflowCatalog
 from registry_hooks.ports import CheckpointCatalog, ObjectWriter
 from registry_hooks.s3_store import S3Store
@@ -37,14 +39,27 @@ class EntryPublisher:
         # One cheap question first: while the registry is away, nothing is hashed and no engine started for nothing.
         self.catalog.find_version(self.settings.registry.name, _NO_DIGEST)
         paper = entry.paper
+        if paper.base is None:
+            return self._publish(entry.checkpoint, paper, progress)
+        with merged_copy(entry.checkpoint, paper.base, name=paper.name) as merged:
+            return self._publish(merged, paper, progress)
+
+    def _publish(self, folder: Path, paper: Paper, progress: PublishProgress) -> Published:
+        options = PublishOptions(
+            run_id=paper.parent_run_id,
+            step=paper.step,
+            code_dir=paper.code_dir,
+            code=paper.code,
+            arguments=paper.arguments,
+            origin=paper.origin,
+            base=paper.base.name if paper.base else "",
+        )
         return publish(
-            entry.checkpoint,
+            folder,
             catalog=self.catalog,
             writer=self.writer,
             settings=self.settings,
-            options=PublishOptions(
-                run_id=paper.parent_run_id, step=paper.step, code_dir=paper.code_dir, origin=paper.origin
-            ),
+            options=options,
             progress=progress,
         )
 

@@ -12,7 +12,7 @@ MAX_REMEMBERED = 10_000
 
 
 class SeenSaves:
-    """Fingerprints of saves by the name of their folder. Its user holds a lock while it changes."""
+    """Fingerprints of saves by the path of their folder. Its user holds a lock while it changes."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -22,14 +22,14 @@ class SeenSaves:
         return self._read().get(name) == fingerprint
 
     def remember(self, name: str, fingerprint: str) -> None:
-        """It is taken now; an earlier save of that name is forgotten."""
+        """It is taken now; an earlier save in that place is forgotten."""
         others = {key: value for key, value in self._read().items() if key != name}
         kept = list(others.items())[-(MAX_REMEMBERED - 1) :]
         self._write({**dict(kept), name: fingerprint})
 
-    def forget(self, name: str) -> None:
-        """It may be taken again."""
-        self._write({key: value for key, value in self._read().items() if key != name})
+    def forget(self, *names: str) -> None:
+        """They may be taken again."""
+        self._write({key: value for key, value in self._read().items() if key not in names})
 
     def _read(self) -> dict[str, str]:
         try:

@@ -89,7 +89,7 @@ class Turns:
         self.queue.done(entry)
         version = published.version
         facts = {"version": version.label, "was_there": published.was_there, "size_bytes": published.size_bytes}
-        facts |= {"chat": published.chat} if published.chat else {}
+        facts |= {"notes": list(published.notes)} if published.notes else {}
         log.info("checkpoint.published", **facts, seconds=round(published.total_s, 1))
         return published
 

@@ -1,4 +1,4 @@
-"""`relay watch`: publishes what any trainer writes as `checkpoint-*` into a folder, while it trains."""
+"""`relay watch`: publishes what trainers write as `checkpoint-*` into a folder or below it, while they train."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.adapter import check_base
 from pipeline.watching import wholeness
+from pipeline.watching.entries import Entry, Provenance
+from pipeline.watching.finding_folders import PATTERN, checkpoint_folders, name_of
 from pipeline.watching.pending import DEFAULT_NAME, PendingQueue
 from pipeline.watching.publisher import connected, target_of
 from pipeline.watching.retrying import GiveUp, Retry
 from pipeline.watching.uploading import Publish, Turns, Uploader
 from pipeline.watching.wholeness import Sight, Take
 from registry_hooks import events
-from registry_hooks.errors import NotACheckpointError, RelayError, UserError
+from registry_hooks.errors import RelayError, UserError
 from registry_hooks.settings import Settings
 
-_PATTERN = "checkpoint-*"
 _QUEUE_IS_FULL = "the queue is full"
 
 
@@ -35,6 +37,8 @@ class WatchOptions:
         settle_s: How long a folder must stay as it is before it counts as finished.
         pending_dir: Where checkpoints wait; None for `.relay-pending` in the watched folder.
         run_id: The training run, as for `relay publish`.
+        code_dir: Work tree of the training code.
+        base: The model that LoRA adapters are merged into.
     """
 
     once: bool = False
@@ -44,6 +48,7 @@ class WatchOptions:
     max_pending: int = 8
     run_id: str | None = None
     code_dir: Path = field(default_factory=Path)
+    base: Path | None = None
 
 
 class FolderWatch:
@@ -57,6 +62,7 @@ class FolderWatch:
         self._folder = folder
         self._queue = queue
         self._options = options
+        self._provenance = Provenance(parent_run_id=options.run_id, code_dir=options.code_dir, base=options.base)
         self._sights: dict[str, tuple[Sight, float]] = {}
         self._told: dict[str, Sight] = {}
         self._patient: set[str] | None = None
@@ -70,50 +76,51 @@ class FolderWatch:
         Returns:
             For each folder that was not staged, why.
         """
-        new = [folder for folder in self._folders() if not self._queue.has_seen(folder)]
+        found = {name_of(folder, self._folder): folder for folder in self._folders()}
+        new = {name: folder for name, folder in found.items() if not self._queue.has_seen(folder)}
         if self._patient is None:
-            self._patient = {folder.name for folder in new}
-        self._sights = {name: sight for name, sight in self._sights.items() if name in {f.name for f in new}}
-        reasons = {folder.name: self._take(folder, now_s) for folder in new}
+            self._patient = set(new)
+        self._sights = {name: sight for name, sight in self._sights.items() if name in new}
+        reasons = {name: self._take(name, folder, now_s) for name, folder in new.items()}
         return {name: because for name, because in reasons.items() if because}
 
     def _folders(self) -> list[Path]:
-        try:
-            found = [path for path in self._folder.glob(_PATTERN) if path.is_dir() and not path.is_symlink()]
-        except OSError:
-            return []
-        return sorted(found, key=wholeness.step_order)
+        return checkpoint_folders(self._folder, apart_from=self._queue.folder)
 
-    def _take(self, folder: Path, now_s: float) -> str:
-        sight = wholeness.look(folder)
-        known, since_s = self._sights.get(folder.name, (None, now_s))
+    def _take(self, name: str, folder: Path, now_s: float) -> str:
+        sight = wholeness.look(folder, base=self._options.base)
+        known, since_s = self._sights.get(name, (None, now_s))
         if known != sight:
             since_s = now_s
-        self._sights[folder.name] = (sight, since_s)
+        self._sights[name] = (sight, since_s)
         verdict = wholeness.decide(sight, unchanged_s=now_s - since_s, settle_s=self._options.settle_s)
         because, is_stuck = ("", False) if isinstance(verdict, Take) else (verdict.because, verdict.is_stuck)
         if isinstance(verdict, Take):
-            because = self._stage(folder)
+            because = self._stage(name, folder)
             is_stuck = bool(because) and because != _QUEUE_IS_FULL
-        if is_stuck and self._told.get(folder.name) != sight:
-            self._told[folder.name] = sight
-            events.logger().warning("checkpoint.passed_over", checkpoint=folder.name, because=because)
+        if is_stuck and self._told.get(name) != sight:
+            self._told[name] = sight
+            events.logger().warning("checkpoint.passed_over", checkpoint=name, because=because)
         return because
 
-    def _stage(self, folder: Path) -> str:
+    def _stage(self, name: str, folder: Path) -> str:
         patient = self._patient if self._patient is not None else set()
-        if folder.name in patient and not self._queue.has_room():
+        if name in patient and not self._queue.has_room():
             return _QUEUE_IS_FULL
         try:
-            staged = self._queue.stage(folder, parent_run_id=self._options.run_id, code_dir=self._options.code_dir)
-        except NotACheckpointError as error:
+            staged = self._queue.stage(folder, self._provenance)
+        except UserError as error:
             return str(error)
         except OSError as error:  # a full disk, say: it is looked at again
             return f"it could not be staged into {self._queue.folder} ({error})"
-        patient |= {entry.paper.name for entry in staged.dropped}  # taken up again if they are still there
+        # Taken up again if they are still there.
+        patient |= {name_of(one.paper.origin, self._folder.resolve()) for one in staged.dropped if self._is_in(one)}
         if staged.entry is not None:
-            events.logger().info("checkpoint.staged", checkpoint=folder.name, step=staged.entry.paper.step)
+            events.logger().info("checkpoint.staged", checkpoint=name, step=staged.entry.paper.step)
         return ""
+
+    def _is_in(self, entry: Entry) -> bool:
+        return entry.paper.origin.is_relative_to(self._folder.resolve())
 
 
 def run(folder: Path, *, settings: Settings, options: WatchOptions) -> int:
@@ -124,6 +131,8 @@ def run(folder: Path, *, settings: Settings, options: WatchOptions) -> int:
         RelayError: With `once`: what kept a checkpoint from being published.
     """
     _check(folder, options)
+    if options.base is not None:
+        check_base(options.base)
     queue = PendingQueue(
         options.pending_dir or folder / DEFAULT_NAME, max_pending=options.max_pending, target=target_of(settings)
     )
@@ -195,11 +204,14 @@ def _check(folder: Path, options: WatchOptions) -> None:
         raise UserError(
             f"{folder} is a checkpoint itself, so nothing is watched: watch {folder.parent}, or `relay publish` it"
         )
-    if any(folder.glob(_PATTERN)):
+    if checkpoint_folders(folder):
         return
     if options.once:
-        raise UserError(f"{folder} holds no {_PATTERN} folder, so nothing was published: watch it without --once")
-    events.logger().info("watch.waiting", folder=str(folder), because=f"it holds no {_PATTERN} folder yet")
+        raise UserError(
+            f"{folder} holds no {PATTERN} folder, nor do the folders in it, so nothing was published: watch it without "
+            "--once"
+        )
+    events.logger().info("watch.waiting", folder=str(folder), because=f"it holds no {PATTERN} folder yet")
 
 
 @contextmanager

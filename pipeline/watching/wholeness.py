@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import checkpoint as checkpoints
 from pipeline.trainer_state import STATE_FILE
-from registry_hooks.errors import NotACheckpointError
+from pipeline.watching import stageable
+from registry_hooks.errors import UserError
 
 # What the HF Trainer writes before its state, which it writes last.
 _MARKS_OF_THE_TRAINER = ("training_args.bin", "scheduler.pt", "rng_state.pth", "rng_state_0.pth")
@@ -62,9 +62,13 @@ def decide(sight: Sight, *, unchanged_s: float, settle_s: float) -> Take | Wait:
     return Take()
 
 
-def look(folder: Path) -> Sight:
-    """Look at a folder that somebody may be writing, or deleting."""
-    return Sight(files=_files(folder), lacking=_lacking(folder))
+def look(folder: Path, *, base: Path | None = None) -> Sight:
+    """Look at a folder that somebody may be writing, or deleting.
+
+    Args:
+        base: The model that adapters are merged into.
+    """
+    return Sight(files=_files(folder), lacking=_lacking(folder, base))
 
 
 def step_order(folder: Path) -> tuple[int, str]:
@@ -84,7 +88,7 @@ def _files(folder: Path) -> frozenset[tuple[str, int, int]]:
     return frozenset(found)
 
 
-def _lacking(folder: Path) -> str:
+def _lacking(folder: Path, base: Path | None) -> str:
     unfinished = folder.with_name(_UNFINISHED_PREFIX + folder.name)
     if unfinished.exists():
         return f"{unfinished.name} is still there: the trainer writes it"
@@ -92,8 +96,8 @@ def _lacking(folder: Path) -> str:
     if is_of_the_trainer and not (folder / STATE_FILE).is_file():
         return f"{folder} has no {STATE_FILE} yet, which the HF Trainer writes last"
     try:
-        checkpoints.inspect(folder)
-    except NotACheckpointError as error:
+        stageable.inspect(folder, base=base)
+    except UserError as error:
         return str(error)
     except OSError as error:  # deleted while it was read
         return f"{folder} cannot be read ({error.strerror})"

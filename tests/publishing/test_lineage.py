@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import code_state
 from pipeline.checkpoint import inspect
-from pipeline.lineage import config_hash, git_state, lineage_of, training_key
+from pipeline.code_state import CodeState
+from pipeline.lineage import config_hash, lineage_of, training_key
+from pipeline.training_arguments import arguments_of
 
 
 @pytest.fixture
@@ -27,15 +30,16 @@ def change_json(path: Path, **changes: object) -> None:
 
 
 def hash_of(folder: Path) -> str:
-    return config_hash(inspect(folder))
+    found = inspect(folder)
+    return config_hash(found, arguments_of(folder, found.state, None))
 
 
 def test_checkpoints_of_one_training_have_one_hash_and_one_key(training: Path, tmp_path: Path) -> None:
     first, second = (inspect(training / f"checkpoint-{step}") for step in (20, 40))
     elsewhere = inspect(shutil.copytree(training / "checkpoint-20", tmp_path / "other" / "checkpoint-20"))
 
-    assert config_hash(first) == config_hash(second) == config_hash(elsewhere)
-    assert len(config_hash(first)) == 16
+    assert hash_of(first.folder) == hash_of(second.folder) == hash_of(elsewhere.folder)
+    assert len(hash_of(first.folder)) == 16
     assert training_key(first, "c") == training_key(second, "c") != training_key(elsewhere, "c")
 
 
@@ -55,28 +59,61 @@ def test_a_changed_configuration_changes_the_hash_and_a_changed_place_does_not(t
     assert hash_of(folder) == other_arguments
 
 
-def test_the_commit_of_the_code_and_whether_it_was_changed(training: Path, tmp_path: Path) -> None:
-    code = tmp_path / "code" / "inner"
-    code.mkdir(parents=True)
-    identity = ("-c", "user.name=a", "-c", "user.email=a@b")
-    git = ["git", "-C", str(code.parent)]
-    subprocess.run([*git, "init", "--quiet"], check=True)
-    unborn = git_state(code)
-    (code / "train.py").write_text("pass")
-    subprocess.run([*git, "add", "."], check=True)
-    subprocess.run([*git, *identity, "commit", "--quiet", "-m", "train"], check=True)
-    clean = lineage_of(inspect(training / "checkpoint-20"), code_dir=code)
+@pytest.fixture
+def code(tmp_path: Path) -> Path:
+    """A work tree with one commit."""
+    folder = tmp_path / "code"
+    folder.mkdir()
+    (folder / "train.py").write_text("pass")
+    git(folder, "init", "--quiet")
+    commit(folder)
+    return folder
+
+
+def git(folder: Path, *arguments: str) -> None:
+    subprocess.run(["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b", *arguments], check=True)
+
+
+def commit(folder: Path) -> None:
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "-m", "train")
+
+
+def test_the_commit_of_the_code_and_whether_it_was_changed(training: Path, code: Path) -> None:
+    inner = code / "inner"
+    inner.mkdir()
+    clean = code_state.look(inner)
     (code / "train.py").write_text("raise")
+    lineage = lineage_of(inspect(training / "checkpoint-20"), code=clean, arguments={})
 
-    assert unborn == (None, None)
-    assert clean.git_commit is not None
-    assert (len(clean.git_commit), clean.git_dirty) == (40, False)
-    assert git_state(code) == (clean.git_commit, True)
+    assert clean.commit is not None
+    assert (len(clean.commit), clean.is_dirty, clean.trouble) == (40, False, "")
+    assert (lineage.git_commit, lineage.git_dirty) == (clean.commit, False)
+    assert code_state.look(code) == CodeState(commit=clean.commit, is_dirty=True)
 
 
-def test_without_a_work_tree_or_git_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    outside = git_state(tmp_path)
+def test_a_folder_of_runs_that_git_does_not_know_makes_nothing_dirty(code: Path) -> None:
+    (code / "runs" / "checkpoint-20").mkdir(parents=True)
+    (code / "runs" / "checkpoint-20" / "config.json").write_text("{}")
+
+    assert code_state.look(code).is_dirty is False
+
+
+def test_a_work_tree_of_another_user_is_said_with_what_mends_it(code: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    state = code_state.look(code)
+
+    assert state.commit is None
+    assert "safe.directory" in state.trouble
+
+
+def test_without_a_work_tree_or_git_or_a_commit_there_is_nothing_to_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = code_state.look(tmp_path)
+    (tmp_path / "unborn").mkdir()
+    git(tmp_path / "unborn", "init", "--quiet")
+    unborn = code_state.look(tmp_path / "unborn")
     monkeypatch.setenv("PATH", str(tmp_path))
 
-    assert outside == (None, None)
-    assert git_state(Path()) == (None, None)
+    assert outside == unborn == code_state.look(Path()) == CodeState()

@@ -15,6 +15,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from pipeline.checkpoint import inspect
+from pipeline.watching.entries import Provenance
 from pipeline.watching.pending import MAX_FAILED, PendingQueue
 from registry_hooks import contract
 from registry_hooks.errors import CorruptFileError, NotACheckpointError, UserError
@@ -39,7 +40,7 @@ def hidden(queue: PendingQueue) -> list[str]:
 def test_staging_links_exactly_what_is_published(queue: PendingQueue, save: Save) -> None:
     source = save(20)
     (source / "training_args.json").write_text("{}")
-    entry = queue.stage(source, parent_run_id="run").entry
+    entry = queue.stage(source, Provenance(parent_run_id="run")).entry
     assert entry is not None
     names = {path.name for path in entry.checkpoint.iterdir()}
 

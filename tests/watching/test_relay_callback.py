@@ -146,16 +146,29 @@ def test_what_is_wrong_with_the_settings_is_said_before_the_training() -> None:
         RelayCallback(Settings(registry=RegistrySettings(tracking_uri="sqlite:///here.db")))
 
 
-@pytest.mark.parametrize(("server", "expected"), [(NOWHERE, "abc"), (f"{NOWHERE}/", "abc"), ("file:///mlruns", None)])
+@pytest.mark.parametrize(
+    ("server", "expected"),
+    [
+        (NOWHERE, "abc"),
+        (f"{NOWHERE}/", "abc"),
+        ("http://localhost:9", "abc"),
+        ("http://me:secret@127.0.0.1:9", "abc"),
+        ("http://127.0.0.1:10", None),
+        ("http://mlflow:9", None),
+        ("file:///mlruns", None),
+    ],
+)
 def test_the_run_of_mlflows_callback_is_the_parent_where_the_server_is_ours(
     monkeypatch: pytest.MonkeyPatch, training: Path, save: Save, server: str, expected: str | None
 ) -> None:
     run = SimpleNamespace(info=SimpleNamespace(run_id="abc"))
     mlflow = SimpleNamespace(active_run=lambda: run, get_tracking_uri=lambda: server)
     monkeypatch.setitem(sys.modules, "mlflow", mlflow)
-    Training(training, RelayCallback(SETTINGS, wait_s=0)).run(save, 10)
+    with capture_logs() as events:
+        Training(training, RelayCallback(SETTINGS, wait_s=0)).run(save, 10, 20)
 
-    assert [entry.paper.parent_run_id for entry in pending(training)] == [expected]
+    assert [entry.paper.parent_run_id for entry in pending(training)] == [expected] * 2
+    assert [e["run"] for e in events if e["event"] == "parent_run.elsewhere"] == ([] if expected else ["abc"])
 
 
 def test_golden_answers_leave_the_card_to_the_trainer_unless_somebody_chose_it() -> None:
