@@ -74,6 +74,7 @@ def test_a_recorded_chat_is_repeated_exactly(api: Any, tmp_path: Path) -> None:
         again = probe_chat.observe_chat(client, chat.messages, model="demo", max_tokens=chat.max_tokens)
 
     assert no_chat == ""
+    assert chat.prompt_ids
     assert chat.tokens
     assert golden_chat.difference(chat, again, near_tie=0.0) is None
 

@@ -1,4 +1,4 @@
-"""An OpenAI server of a few lines that is not ours: answers every completion with the text it was given."""
+"""An OpenAI server of a few lines that is not ours: says one thing to every chat, and nothing that could be checked."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Handler(BaseHTTPRequestHandler):
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
         if asked["model"] != options.name:
             self._answer(404, {"error": {"message": f"no model {asked['model']}"}})
-        elif self.path == "/v1/chat/completions":
+        elif self.path == "/v1/chat/completions" and asked.get("temperature") != 0:  # golden chats are greedy
             message = {"role": "assistant", "content": "other words"}
             self._answer(200, {"choices": [{"message": message, "finish_reason": "stop"}], "model": options.name})
         else:
