@@ -13,7 +13,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from server.direct_stream import App
 from server.engine import prompts, tokenizing, wire
 from server.engine.answering import Answering
 from server.engine.api_errors import ApiError, InvalidRequestError, ServerError
@@ -23,6 +22,7 @@ from server.engine.formats import ChatFormat, CompletionFormat, Format
 from server.engine.identity import Envelope
 from server.engine.meters import Meters
 from server.engine.prompts import Wanted
+from server.engine.request_ids import RequestIdsApp
 from server.engine.responses import AnswerStream, close_all, whole_answer
 from server.engine.running import RunningEngine
 from server.engine.transcript import Transcript
@@ -34,7 +34,7 @@ _Made = TypeVar("_Made")
 
 def build_app(running: RunningEngine) -> FastAPI:
     """The app that serves `running`."""
-    app = App(title="Relay engine", docs_url=None, redoc_url=None)
+    app = RequestIdsApp(title="Relay engine", docs_url=None, redoc_url=None)
     _Routes(running).add_to(app)
     document = openapi_of(app)
     app.openapi = lambda: document  # type: ignore[method-assign]
@@ -68,6 +68,8 @@ class _Routes:
         )
         for method, path, handler in routes:
             app.add_api_route(path, handler, methods=[method], response_model=None)
+            if method == "GET":  # monitors and `wget --spider` ask for the head alone
+                app.add_api_route(path, handler, methods=["HEAD"], response_model=None, include_in_schema=False)
 
     async def health(self) -> Response:
         """Liveness: says that the event loop turns, whatever the model does."""

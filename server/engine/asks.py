@@ -45,6 +45,7 @@ class Ask:
         max_new_tokens: 0 only reads the prompt.
         num_top_logprobs: Alternatives to report with each token; None reports no log-probabilities.
         scores_from: Report the prompt's tokens too, from this one on; 1 is the first that has a context.
+        stop_ids: Tokens that end this answer, beside those that end every answer of the model.
         scores_end: Report the end token too, where log-probabilities are reported: who reads a prompt's scores from
             an answer of one token counts on one more token after them.
     """
@@ -55,6 +56,7 @@ class Ask:
     num_top_logprobs: int | None = None
     scores_from: int | None = None
     scores_end: bool = False
+    stop_ids: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

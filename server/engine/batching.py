@@ -240,7 +240,7 @@ class Batch:
 
     def _take(self, running: Running, made: TokenMade) -> None:
         ask = running.ask
-        if made.token_id in self._loaded.eos_ids:
+        if made.token_id in self._loaded.eos_ids or made.token_id in ask.stop_ids:
             running.events.append(Finished(reason="stop", end=made if ask.scores_end else None))
             return
         running.made.append(made.token_id)

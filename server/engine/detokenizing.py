@@ -5,44 +5,67 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 _REPLACEMENT = "\ufffd"
-# A character has at most 4 bytes; more open tokens than this are no character in the making but noise, which may go.
-_MAX_HELD_TOKENS = 16
+# A character has at most 4 bytes, and a decoder writes at most one U+FFFD for each of the first 3.
+_MAX_OPEN = 3
 # How much of the prompt is decoded along, so that the first word keeps the space that a lone one would lose.
 _CONTEXT_TOKENS = 6
+# Where token after token ends inside a character, there is no border to begin anew at: then so many stay, which is more
+# than a character has.
+_MAX_WINDOW_TOKENS, _KEPT_TOKENS = 16, 8
 
 
 class Detokenizer:
     """Turns the tokens of one answer into text whose pieces, joined, are the text of all of them.
 
-    Decodes a short window and gives out what it adds to the window before it: right for byte-level tokenizers, whose
-    characters may span tokens, and for SentencePiece ones, which drop the space of a first word.
-    Source: the prefix-offset method of text-generation-inference.
+    Decodes a short window of tokens and gives out what it adds to the window before it, but for a character that is not
+    complete: right for byte-level tokenizers, whose characters may span tokens, and for SentencePiece ones, which drop
+    the space of a first word. Source: the prefix-offset method of text-generation-inference.
     """
 
     def __init__(self, decode: Callable[[list[int]], str], context: Sequence[int] = ()) -> None:
         self._decode = decode
-        self._ids = _whole_characters(decode, context)
-        self._shown = self._decode(self._ids) if self._ids else ""
-        self._num_shown_tokens = len(self._ids)
+        self._ids: list[int] = []
+        self._text = self._shown = ""
+        self._num_old_tokens = 0
+        self._begin(_whole_characters(decode, context))
+        self._shown = self._text  # the prompt's own end is not the answer's to complete
 
     def push(self, token_id: int) -> str:
         """The text that this token completes; empty while a character is still open."""
+        text = self._decode([*self._ids, token_id])
+        is_full = len(self._ids) >= _MAX_WINDOW_TOKENS
+        if is_full and text == self._text and not self._decode([token_id]):
+            return ""  # one more special token, which has no text of its own
         self._ids.append(token_id)
-        text = self._decode(self._ids)
-        is_open = text.endswith(_REPLACEMENT) and len(self._ids) - self._num_shown_tokens < _MAX_HELD_TOKENS
-        return "" if is_open else self._show(text)
+        self._text = text
+        whole = text[: len(text) - _num_open(text)]
+        # Byte-fallback decoders take back a whole run of bytes while its last character is open.
+        fresh = whole[len(self._shown) :] if is_full or whole.startswith(self._shown) else ""
+        self._shown += fresh
+        if fresh and self._shown == text:
+            self._begin(self._ids[self._num_old_tokens :])
+        elif is_full:
+            self._begin(self._ids[-_KEPT_TOKENS:])
+        return fresh
 
     def flush(self) -> str:
         """What is left at the end: characters that were never completed, as U+FFFD."""
-        return self._show(self._decode(self._ids)) if len(self._ids) > self._num_shown_tokens else ""
+        rest = self._text[len(self._shown) :]
+        self._shown += rest
+        return rest
 
-    def _show(self, text: str) -> str:
-        fresh = text[len(self._shown) :]
-        if fresh:  # tokens without text of their own (special ones) stay in the window
-            self._ids = self._ids[self._num_shown_tokens :]
-            self._shown = self._decode(self._ids)
-            self._num_shown_tokens = len(self._ids)
-        return fresh
+    def _begin(self, ids: list[int]) -> None:
+        """A window of `ids`, all of whose whole characters have been shown."""
+        self._ids = list(ids)
+        self._num_old_tokens = len(ids)
+        self._text = self._decode(self._ids) if ids else ""
+        self._shown = self._text[: len(self._text) - _num_open(self._text)]
+
+
+def _num_open(text: str) -> int:
+    """How many characters at the end may be one that is not complete."""
+    end = text[-_MAX_OPEN:]
+    return len(end) - len(end.rstrip(_REPLACEMENT))
 
 
 def _whole_characters(decode: Callable[[list[int]], str], context: Sequence[int]) -> list[int]:

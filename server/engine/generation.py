@@ -39,7 +39,7 @@ def generate(loaded: LoadedModel, ask: Ask) -> Iterator[list[Event]]:
         token = sampler.pick(logits_V)
         score = None if ask.num_top_logprobs is None else score_tokens(logits_V[None], [token], ask.num_top_logprobs)[0]
         made = TokenMade(token_id=token, score=score)
-        if token in loaded.eos_ids:
+        if token in loaded.eos_ids or token in ask.stop_ids:
             yield [Finished(reason="stop", end=made if ask.scores_end else None)]
             return
         yield [made]

@@ -28,13 +28,14 @@ def wanted_by_chat(loaded: LoadedModel, request: ChatRequest) -> list[Wanted]:
     """The answers that a chat asks of the engine: `n` of them.
 
     Raises:
-        InvalidRequestError: There is no chat template, it refuses the messages or does not end, they are too long, or
-            fields contradict each other.
+        InvalidRequestError: There is no chat template, it refuses the messages or does not end, they are too long or
+            hold a token that the model has not, or fields contradict each other.
     """
     if request.top_logprobs and not request.logprobs:
         raise InvalidRequestError("top_logprobs needs logprobs to be true", param="top_logprobs")
     text = text_of_chat(loaded, request.messages, request.chat_template_kwargs or {})
     prompt_ids = loaded.tokenizer(text, add_special_tokens=False).input_ids
+    _check_ids(loaded, prompt_ids, param="messages")
     wanted = request.max_completion_tokens or request.max_tokens
     room = _room(loaded, prompt_ids, wanted or 0, at_least=1)
     return [
@@ -44,6 +45,7 @@ def wanted_by_chat(loaded: LoadedModel, request: ChatRequest) -> list[Wanted]:
                 max_new_tokens=wanted or room,
                 sampling=sampling,
                 num_top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+                stop_ids=_stop_ids(loaded, request),
             )
         )
         for sampling in _samplings(loaded, request)
@@ -77,8 +79,7 @@ def _of_prompt(
     loaded: LoadedModel, request: CompletionRequest, prompt: str | list[int], samplings: list[Sampling]
 ) -> list[Wanted]:
     prompt_ids = loaded.tokenizer(prompt).input_ids if isinstance(prompt, str) else prompt
-    if any(not 0 <= token_id < loaded.vocab_size for token_id in prompt_ids):
-        raise InvalidRequestError(f"prompt: token ids go from 0 to {loaded.vocab_size - 1}", param="prompt")
+    _check_ids(loaded, prompt_ids, param="prompt")
     wanted = request.max_tokens
     room = _room(loaded, prompt_ids, wanted or 0, at_least=0 if wanted == 0 else 1)
     echo = None
@@ -95,6 +96,7 @@ def _of_prompt(
                 if request.echo and request.logprobs is not None
                 else None,
                 scores_end=request.logprobs is not None,
+                stop_ids=_stop_ids(loaded, request),
             ),
             echo=echo,
         )
@@ -107,6 +109,22 @@ def _turn(message: Message) -> dict[str, str]:
     role = "system" if message.role == "developer" else message.role
     extras = {"name": message.name, "tool_call_id": message.tool_call_id}
     return {"role": role, "content": message.text} | {key: value for key, value in extras.items() if value is not None}
+
+
+def _check_ids(loaded: LoadedModel, prompt_ids: list[int], *, param: str) -> None:
+    """A tokenizer may have tokens that the model has no embedding for, such as those of pictures."""
+    odd = next((token_id for token_id in prompt_ids if not 0 <= token_id < loaded.vocab_size), None)
+    if odd is not None:
+        raise InvalidRequestError(
+            f"{param}: it holds the token {odd}, and this model's token ids go from 0 to {loaded.vocab_size - 1}",
+            param=param,
+        )
+
+
+def _stop_ids(loaded: LoadedModel, request: ChatRequest | CompletionRequest) -> frozenset[int]:
+    """Stop strings that are special tokens: no text shows them, so they end an answer as they are made."""
+    ids = (loaded.token_texts.special_id(stop) for stop in request.stop or ())
+    return frozenset(token_id for token_id in ids if token_id is not None)
 
 
 def _room(loaded: LoadedModel, prompt_ids: list[int], num_wanted: int, *, at_least: int) -> int:

@@ -12,7 +12,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from server.engine.api_errors import InvalidRequestError, UnsupportedError
 
-MAX_STOPS, MAX_STOP_CHARS = 4, 1000
+# OpenAI takes 4 stop strings; lm-evaluation-harness sends 6 for HumanEval. Each is looked for at every token.
+MAX_STOPS, MAX_STOP_CHARS = 16, 1000
 MAX_LOGPROBS = 20
 MAX_CHOICES, MAX_PROMPTS, MAX_BIASES = 8, 64, 1024
 _INT64 = 2**63
@@ -142,6 +143,9 @@ def parse(kind: type[_AnyRequest], document: Any) -> _AnyRequest:
     document = {key: value for key, value in document.items() if value is not None}
     if document.get("best_of") == document.get("n", 1):  # the best of those that are returned are all of them
         document.pop("best_of", None)
+    for choice, offer in (("tool_choice", "tools"), ("function_call", "functions")):
+        if document.get(choice) == "none":  # what may not be called changes nothing
+            document.pop(offer, None)
     refused = _NOT_SERVED if kind is CompletionRequest else _NOT_SERVED | _NOT_SERVED_IN_CHAT
     for name, harmless in refused.items():
         if name in document and document[name] not in harmless:

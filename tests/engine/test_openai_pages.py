@@ -49,6 +49,28 @@ class TestOtherPages:
         assert "relay_engine_kv_used_tokens 0.0" in text
 
 
+@pytest.mark.parametrize("path", ["/health", "/metrics", "/v1/models", "/v1/models/demo", "/openapi.json"])
+def test_head_is_answered_wherever_get_is(api: Any, path: str) -> None:
+    assert api.request("HEAD", path).status_code == api.get(path).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/v1/completions", {"prompt": "hello", "max_tokens": 1}, 200),
+        ("/v1/completions", {"prompt": "hello", "max_tokens": 1, "stream": True}, 200),
+        ("/v1/completions", {"prompt": 7}, 400),
+        ("/nowhere", {}, 404),
+    ],
+)
+def test_an_answer_bears_the_id_of_its_request(api: Any, path: str, body: dict[str, Any], status: int) -> None:
+    with_id = api.request("POST", path, json=body, headers={"x-request-id": "mine" + "!" * 200})
+    without = api.request("POST", path, json=body)
+
+    assert (with_id.status_code, with_id.headers.get_list("x-request-id")) == (status, ["mine" + "!" * 96])
+    assert "x-request-id" not in without.headers
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_leaves_ends_the_work(make_api: Any, stream: bool) -> None:
     steps: list[int] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from typing import Any
@@ -10,6 +11,7 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from transformers import AddedToken
 
 from server.engine.bodies import MAX_BODY_BYTES
 from server.engine.loading import LoadedModel
@@ -85,7 +87,7 @@ class TestRefusals:
             ({"seed": 0.5}, "seed"),
             ({"stop": [""]}, "stop.0"),
             ({"stop": 5}, "stop"),
-            ({"stop": ["a"] * 5}, "stop"),
+            ({"stop": ["a"] * 17}, "stop"),
             ({"stop": "x" * 1001}, "stop.0"),
             ({"stream": "yes"}, "stream"),
             ({"n": 0}, "n"),
@@ -107,6 +109,28 @@ class TestRefusals:
         error = refusal(api.chat(**change))
 
         assert (error["type"], error["param"]) == ("invalid_request_error", param)
+
+    def test_a_token_that_the_model_has_not_refuses_only_the_prompts_that_hold_it(
+        self, loaded: LoadedModel, make_api: Any
+    ) -> None:
+        tokenizer = copy.deepcopy(loaded.tokenizer)
+        while len(tokenizer) <= loaded.vocab_size:
+            tokenizer.add_tokens([AddedToken(f"<image_{len(tokenizer)}>", special=True)], special_tokens=True)
+        odd = f"<image_{loaded.vocab_size}>"
+        api = make_api(dataclasses.replace(loaded, tokenizer=tokenizer))
+
+        assert refusal(api.chat(messages=[user(odd)]))["param"] == "messages"
+        assert refusal(api.complete(prompt=odd))["param"] == "prompt"
+        assert str(loaded.vocab_size) in refusal(api.complete(prompt=odd))["message"]
+        assert api.chat().status_code == api.complete().status_code == 200
+
+    def test_tools_that_may_not_be_called_change_nothing(self, api: Any) -> None:
+        tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+        plain = api.chat(temperature=0).json()["choices"]
+
+        assert api.chat(temperature=0, tools=tools, tool_choice="none").json()["choices"] == plain
+        assert api.chat(temperature=0, functions=[{"name": "f"}], function_call="none").json()["choices"] == plain
+        assert refusal(api.chat(tools=tools, tool_choice="auto"))["param"] == "tools"
 
     def test_infinity_in_disguise(self, api: Any) -> None:
         body = b'{"messages": [{"role": "user", "content": "hi"}], "temperature": 1e999}'

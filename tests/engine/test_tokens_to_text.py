@@ -59,6 +59,34 @@ def test_an_unfinished_character_is_shown_at_the_end() -> None:
     assert pieces_of(byte_tokens([b"a", b"\xf0\x9f"]), [0, 1]) == ["a", "", "\ufffd"]
 
 
+@given(st.integers(0, 3), st.integers(1, 80))
+def test_tokens_that_each_end_inside_a_character_break_none(offset: int, num_tokens: int) -> None:
+    data = "👩‍".encode()  # 7 bytes, turned: each token ends the character that the one before it began
+    turned = data[offset:] + data[:offset]
+    decode = byte_tokens([turned])
+    pieces = pieces_of(decode, [0] * num_tokens)
+
+    assert "".join(pieces) == decode([0] * num_tokens)
+    assert pieces_of(decode, [0] * 70)[65]  # and they come as they are complete
+
+
+def test_a_run_of_special_tokens_costs_what_its_length_says() -> None:
+    seen: list[int] = []
+
+    def decode(ids: list[int]) -> str:
+        seen.append(len(ids))
+        return "".join("a" for token_id in ids if token_id)
+
+    assert "".join(pieces_of(decode, [1, *[0] * 500, 1])) == "aa"
+    assert max(seen) <= 18
+
+
+def test_a_character_that_the_prompt_left_open_is_not_taken_for_the_answers() -> None:
+    tokens = [b"a", "é".encode()[:1], "é".encode()[1:], b"b"]
+
+    assert "".join(pieces_of(byte_tokens(tokens), [2, 3], context=[0, 1])) == "b"
+
+
 @pytest.fixture(scope="module")
 def sentencepiece() -> Tokenizer:
     """The decoder of Llama 2: a mark for spaces, bytes for what has no token, the first space dropped."""
