@@ -22,6 +22,7 @@ from server.gateway import openai_errors
 from server.gateway.departure import Departure
 from server.gateway.lineup import LineUp, Slot
 from server.gateway.openai_errors import ApiProblem
+from server.gateway.renaming import as_answered, as_asked
 from server.gateway.streaming import Stream
 from server.gateway.suspects import Suspects
 from server.gateway.upstream import Answer, EngineLostError, EngineStoppingError, EngineUnreachableError, Upstream
@@ -208,14 +209,14 @@ class Proxy:
         stay.callback(self._lineup.give_back, slot)
         response: Response | None = None
         try:
-            answer = await self._way_to(slot).post(call.path, _body_for(slot, call), request_id=call.request_id)
+            answer = await self._way_to(slot).post(call.path, as_asked(slot, call.body), request_id=call.request_id)
             stay.callback(answer.close)
             headers = {name: answer.headers[name] for name in _PASSED_HEADERS if name in answer.headers}
             headers |= version_headers(slot)
             if headers.get("content-type", "").startswith("text/event-stream"):
                 response = self._stream(answer, headers, slot, call, stay)
             else:
-                content = await answer.whole()
+                content = as_answered(slot)(await answer.whole())
                 _check_whole(answer, content)
                 self._suspects.acquit(call.body)
                 response = Response(content, status_code=answer.status, headers=headers)
@@ -232,7 +233,7 @@ class Proxy:
             if is_whole:
                 self._suspects.acquit(call.body)
 
-        return Stream(answer, headers, cut=lambda: self._cut(slot, call), ended=ended)
+        return Stream(answer, headers, cut=lambda: self._cut(slot, call), ended=ended, change=as_answered(slot))
 
     def _way_to(self, slot: Slot) -> Upstream:
         if slot.number not in self._ways:
@@ -268,13 +269,6 @@ def _is_json(content: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
-
-
-def _body_for(slot: Slot, call: Call) -> bytes:
-    """The request as the engine wants it: another program may call the model something else."""
-    if not slot.engine.ready.model_name:
-        return call.body
-    return json.dumps({**json.loads(call.body), "model": slot.engine.model_name}).encode()
 
 
 def version_headers(slot: Slot) -> dict[str, str]:

@@ -25,11 +25,13 @@ class Stream(DirectStream):
         *,
         cut: Callable[[], bytes],
         ended: Callable[[bool], None],
+        change: Callable[[bytes], bytes] = lambda piece: piece,
     ) -> None:
         super().__init__(answer.status, headers)
         self._answer = answer
         self._cut = cut
         self._ended = ended
+        self._change = change
         self._is_whole = False
 
     def end(self) -> None:
@@ -41,7 +43,7 @@ class Stream(DirectStream):
         is_framed = not answer.ends_with_the_connection()
         while not is_over:
             try:
-                piece, is_over = await answer.read(), answer.is_over
+                piece, is_over = self._change(await answer.read()), answer.is_over
                 if not is_framed:
                     tail = (tail + piece)[-_TAIL_BYTES:]
                 is_cut = is_over and not is_framed and _LAST_EVENTS.search(tail) is None

@@ -67,7 +67,7 @@ class StandIn:
     spec: SimpleNamespace
     alive: bool = True
     pid: int = 1
-    model_name: str = "m"
+    model_name: str = ""
 
     def is_alive(self) -> bool:
         return self.alive
@@ -111,7 +111,7 @@ class Front:
             base_url=f"http://127.0.0.1:{port}",
             model_name=model_name,
         )
-        engine = StandIn(ready=ready, spec=SimpleNamespace(uds=""))
+        engine = StandIn(ready=ready, spec=SimpleNamespace(uds=""), model_name=model_name)
         version = ModelVersion(
             name=self.lineup.label[0], version=1, run_id=None, model_id=None, artifact_uri="s3://b/1"
         )

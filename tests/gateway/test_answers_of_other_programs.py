@@ -8,7 +8,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.gateway.front import EVENTS, Handler, a_front, chunk, request_of
+from tests.gateway.front import EVENTS, Handler, a_front, answering, chunk, request_of, with_length
 
 
 def event(finish_reason: str | None, text: str = "a") -> bytes:
@@ -61,3 +61,19 @@ def test_a_json_answer_without_a_length_that_was_cut_is_not_passed_on_as_whole()
 
     assert cut.status_code == 502
     assert (whole.status_code, whole.json()) == (200, {"choices": []})
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_path_on_this_box_does_not_leave_it_as_the_models_name(stream: bool) -> None:
+    text = r"the \"model\": \"/cache/9e9b/model\""
+    said = b'{"model": "/cache/9e9b/model@main", "text": "%b"}' % text.encode()
+    pieces = (EVENTS, chunk(b"data: " + said + b"\n\n"), b"0\r\n\r\n") if stream else (with_length(said),)
+    with a_front(name="relay demo") as front:
+        front.flip(answering(*pieces), model_name="/cache/9e9b/model")
+        answer = front.chat(stream=stream)
+        cards = front.client.get("/v1/models").text
+    document = json.loads(answer.text.removeprefix("data: "))
+
+    assert document["model"] == "relay demo"
+    assert document["text"] == json.loads(f'"{text}"')
+    assert "/cache" not in cards

@@ -191,7 +191,7 @@ def test_bad_requests_get_openai_errors_and_hurt_nobody(gateway: Any, served_mod
     for answer in answers:
         assert 400 <= answer.status_code < 500, answer.text
         assert answer.status_code != 422
-        assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+        assert set(answer.json()["error"]) >= {"message", "type", "param", "code"}
     assert gateway.chat().status_code == 200
 
 
