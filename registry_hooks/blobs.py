@@ -3,7 +3,8 @@
     blobs/sha256/<name>         whole, verified files; read-only
     partial/<name>              files that are still arriving
     checkpoints/<digest>/…      hard links: the files of one checkpoint, under their paths in the manifest,
-                                manifest.json, golden.json if there is one, and COMPLETE, written last
+                                manifest.json, golden.json if there is one, VERIFIED (what was seen of the files when
+                                they were verified), and COMPLETE, written last
     last_good/<model>.json      what to serve when registry and store are away (`last_good.py`)
 
 Several servers may share one cache. Short sections hold `lock`, a fetch holds `fetch.lock`, and a process that uses
@@ -16,17 +17,17 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from registry_hooks import contract, file_lock, manifest
+from registry_hooks import attesting, contract, file_lock, manifest
 from registry_hooks.durable import sync_folder, write_atomically
 from registry_hooks.errors import ManifestError
 from registry_hooks.manifest import FileEntry, Manifest
 
 MARKER = "COMPLETE"
-RESERVED = (contract.MANIFEST_FILE, contract.GOLDEN_FILE, MARKER)
+RESERVED = (contract.MANIFEST_FILE, contract.GOLDEN_FILE, MARKER, attesting.NOTE)
 STALE_S = 24 * 3600.0
 # What a fetch leaves free on the disk: manifests, markers and logs are written, too.
 RESERVE_BYTES = 64 * 1024 * 1024
@@ -93,11 +94,18 @@ class BlobCache:
             return 0
 
     def has_blob(self, entry: FileEntry) -> bool:
-        """Whether the whole file is here, verified."""
+        """Whether the whole file is here; hashes it again, since anybody may have changed it on disk meanwhile."""
         try:
-            return (self._blobs / blob_name(entry)).stat().st_size == entry.size_bytes
+            return attesting.has_bytes(self._blobs / blob_name(entry), entry)
         except FileNotFoundError:
             return False
+
+    def distrust(self, digest: str, wrong: Iterable[FileEntry]) -> None:
+        """Forget a checkpoint and those of its files whose bytes are wrong: the next fetch brings them anew."""
+        with file_lock.exclusive(self._short_lock):
+            (self._checkpoints / digest / MARKER).unlink(missing_ok=True)
+            for entry in wrong:
+                (self._blobs / blob_name(entry)).unlink(missing_ok=True)
 
     def commit(self, partial: Path, entry: FileEntry) -> None:
         """Make a verified file a blob; it is on disk before it has its name."""
@@ -111,7 +119,7 @@ class BlobCache:
         return file_lock.try_exclusive(self._fetch_lock)
 
     def assemble(self, checkpoint: Manifest, golden: bytes | None) -> Path:
-        """Make the folder of a checkpoint whose blobs are all here; the marker comes last.
+        """Make the folder of a checkpoint whose blobs are all here, verified just now; the marker comes last.
 
         Raises:
             ManifestError: The manifest uses a name that the cache needs.
@@ -123,6 +131,7 @@ class BlobCache:
                 shutil.rmtree(folder, ignore_errors=True)
                 self._link(folder, checkpoint)
                 write_atomically(folder / contract.MANIFEST_FILE, checkpoint.to_json())
+                attesting.note(folder, checkpoint)
             if golden is not None:  # those of a whole checkpoint may change: it can be published again with others
                 write_atomically(folder / contract.GOLDEN_FILE, golden)
             if not (folder / MARKER).exists():

@@ -14,6 +14,12 @@ RelayError
 │   └── RegistryUnavailableError MLflow did not answer; transient
 ├── StoreError                   S3 answered with an error
 │   ├── ObjectMissingError       no such object
+│   │   └── FileMissingError     a version is there without a file that it must have; it may be put back
+│   ├── ObjectChangedError       an object was written anew while it was read
+│   ├── TruncatedObjectError     an object ends before it should
+│   ├── ObjectTooLargeError      an object is larger than it may be
+│   ├── UnsupportedSourceError   files that lie where Relay cannot read
+│   ├── CacheError               the cache on local disk is full, broken or was tampered with
 │   └── StoreUnavailableError    S3 did not answer; transient
 ├── FetchCancelledError          the caller no longer wants what is being fetched
 ├── VerificationError            bytes or answers are not what was published
@@ -35,30 +41,7 @@ HTTP codes live at the API door, exit codes at the command line.
 
 from __future__ import annotations
 
-from enum import StrEnum
-
-
-class Blame(StrEnum):
-    """Who is at fault when a version does not come into service."""
-
-    VERSION = "version"
-    """The version itself, for every server and for good: its verified bytes, or the registry's own record of it, show
-    it. Nothing else is ever held against a version."""
-    POLICY = "policy"
-    """Nobody: this box asks for more than others do, or has a lower limit."""
-    BOX = "box"
-    """This machine, its settings, its programs, or the process that was started on it."""
-    STORE = "store"
-    """The object store."""
-    REGISTRY = "registry"
-    """The registry."""
-    MOMENT = "moment"
-    """What was so just now: somebody else acted, time was up."""
-
-    @property
-    def may_pass(self) -> bool:
-        """Whether another try, on this box and with these settings, may end otherwise."""
-        return self not in (Blame.VERSION, Blame.POLICY)
+from registry_hooks.blame import Blame as Blame
 
 
 class RelayError(Exception):
@@ -67,10 +50,13 @@ class RelayError(Exception):
     Attributes:
         transient: Whether the same call may succeed when it is simply made again.
         blame: Who is at fault.
+        may_heal: Whether what is wrong may be put right behind our back, so that `blame` holds only for what is still
+            so some minutes later.
     """
 
     transient = False
     blame = Blame.MOMENT
+    may_heal = False
 
 
 def blame_of(error: BaseException) -> Blame:
@@ -107,6 +93,8 @@ class UnknownModelError(UserError):
         what: What is unknown: `model`, `version`, `run`, `logged model` or `experiment`.
     """
 
+    blame = Blame.REGISTRY
+
     def __init__(self, message: str, *, what: str = "model") -> None:
         super().__init__(message)
         self.what = what
@@ -119,11 +107,11 @@ class DeletedExperimentError(UserError):
         experiment: Its name.
     """
 
+    blame = Blame.REGISTRY
+
     def __init__(self, message: str, *, experiment: str) -> None:
         super().__init__(message)
         self.experiment = experiment
-
-    blame = Blame.REGISTRY
 
 
 class AccessDeniedError(UserError):
@@ -159,7 +147,44 @@ class StoreError(RelayError):
 
 
 class ObjectMissingError(StoreError):
-    """The object store has no such object."""
+    """The object store has no such object; perhaps another store has it."""
+
+
+class FileMissingError(ObjectMissingError):
+    """A version is in the store, and a file that it must have is not."""
+
+    blame = Blame.VERSION
+    may_heal = True
+
+
+class ObjectChangedError(StoreError):
+    """An object was written anew while it was read."""
+
+    blame = Blame.MOMENT
+
+
+class TruncatedObjectError(StoreError):
+    """An object ends before it should."""
+
+    blame = Blame.VERSION
+
+
+class ObjectTooLargeError(StoreError):
+    """An object is larger than one of its kind may be."""
+
+    blame = Blame.VERSION
+
+
+class UnsupportedSourceError(StoreError):
+    """The registry says that the files lie where Relay cannot read."""
+
+    blame = Blame.VERSION
+
+
+class CacheError(StoreError):
+    """The cache on local disk is full, broken, or was changed by somebody else."""
+
+    blame = Blame.BOX
 
 
 class StoreUnavailableError(StoreError):

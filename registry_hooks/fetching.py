@@ -11,14 +11,14 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from registry_hooks import contract, events, foreign, golden, manifest
+from registry_hooks import attesting, contract, events, foreign, golden, manifest
 from registry_hooks.blobs import BlobCache, Bound, blob_name, check_names
-from registry_hooks.errors import ManifestError, NotACheckpointError, StoreError
+from registry_hooks.errors import CacheError, FileMissingError, ManifestError, NotACheckpointError, ObjectMissingError
 from registry_hooks.golden import GoldenSet
 from registry_hooks.manifest import Manifest
 from registry_hooks.ports import ObjectReader, Progress
@@ -81,9 +81,14 @@ def fetch(
 
     Raises:
         VerificationError: Manifest, a file or golden.json is not what was published.
+        TruncatedObjectError: A file is shorter in the store than its manifest says.
+        UnsupportedSourceError: The registry says that the files are not in S3.
         NotACheckpointError: There is no manifest and no checkpoint in safetensors either.
+        FileMissingError: A file that the version must have is not in the store now.
+        ObjectMissingError: Nothing of the version is in the store.
         StoreUnavailableError: The store did not answer, or time was up; the next try goes on from there.
-        StoreError: The store answered with an error, or the disk is full.
+        CacheError: The disk is full, or somebody else changed the cache.
+        StoreError: The store answered with an error.
         FetchCancelledError: `cancelled` said so.
     """
     limits = Limits(
@@ -93,11 +98,11 @@ def fetch(
         cancelled=cancelled or (lambda: False),
     )
     errand = _Errand(version=version, reader=reader, cache=cache, limits=limits, bound=bound)
-    return errand.published() if version.digest else errand.made_by_others()
+    return errand.published() if contract.TAG_MANIFEST in version.tags else errand.made_by_others()
 
 
 def cached(cache: BlobCache, digest: str, *, attested: bool, golden_sha256: str | None) -> Fetched | None:
-    """A checkpoint that is whole in the cache, without asking anybody; None when it is not there.
+    """A checkpoint that is whole in the cache, without asking anybody; None when it is not there, or was changed.
 
     Args:
         cache: Where to look.
@@ -105,15 +110,20 @@ def cached(cache: BlobCache, digest: str, *, attested: bool, golden_sha256: str 
         attested: What was known of it when it was fetched.
         golden_sha256: The registry's word for its golden answers; None when it has none.
     """
-    found = cache.checkpoint(digest)
+    found = cache.checkpoint(digest) if manifest.is_digest(digest) else None
     if found is None:
         return None
     folder, checkpoint = found
-    try:
-        data = (folder / contract.GOLDEN_FILE).read_bytes() if golden_sha256 else None
-        answers = golden.parse(data, expected_sha256=golden_sha256) if data else None
-    except (OSError, ManifestError):
+    if wrong := attesting.changed(folder, checkpoint):
+        cache.distrust(digest, wrong)
+        events.logger().error("cache.damaged", checkpoint=digest, files=[entry.path for entry in wrong])
         return None
+    answers = None
+    if golden_sha256 is not None:
+        try:
+            answers = golden.parse((folder / contract.GOLDEN_FILE).read_bytes(), expected_sha256=golden_sha256)
+        except (OSError, ManifestError):
+            return None
     return Fetched(
         digest=digest,
         directory=folder / contract.MODEL_DIR,
@@ -133,7 +143,12 @@ class _Errand:
 
     def published(self) -> Fetched:
         """A version that Relay published."""
-        digest, golden_sha256 = str(self.version.digest), self.version.tags.get(contract.TAG_GOLDEN) or None
+        digest, golden_sha256 = self.version.tags[contract.TAG_MANIFEST], self.version.tags.get(contract.TAG_GOLDEN)
+        if not manifest.is_digest(digest):
+            raise ManifestError(
+                f"the tag {contract.TAG_MANIFEST} of {self.version.label} is {digest[:80]!r}, which is no digest: "
+                "nothing was loaded; publish the checkpoint again"
+            )
         found = cached(self.cache, digest, attested=True, golden_sha256=golden_sha256)
         if found:
             self.limits.progress(found.size_bytes)
@@ -141,8 +156,9 @@ class _Errand:
         started = time.monotonic()
         with self._alone():
             checkpoint = self._read_manifest(digest)
-            answers = self._read_golden(golden_sha256) if golden_sha256 else None
-            moved = self._fetch(self._missing(checkpoint), {blob_name(entry) for entry in checkpoint.files})
+            with self._must_be_there():
+                answers = None if golden_sha256 is None else self._read_golden(golden_sha256)
+                moved = self._fetch(self._missing(checkpoint), {blob_name(entry) for entry in checkpoint.files})
             self.cache.assemble(checkpoint, answers)
         return self._timed(
             cached(self.cache, digest, attested=True, golden_sha256=golden_sha256), moved, started_at=started
@@ -181,12 +197,32 @@ class _Errand:
             os.close(lock)
 
     def _read_manifest(self, digest: str) -> Manifest:
-        data = self.reader.read(f"{self._root}/{contract.MANIFEST_FILE}", manifest.MAX_MANIFEST_BYTES)
+        try:
+            data = self.reader.read(f"{self._root}/{contract.MANIFEST_FILE}", manifest.MAX_MANIFEST_BYTES)
+        except ObjectMissingError as error:
+            raise self._missed(error, self.reader.list_objects(self._root)) from error
         checkpoint = manifest.parse(data, expected_digest=digest)
         check_names(checkpoint)
         if f"{contract.MODEL_DIR}/config.json" not in {entry.path for entry in checkpoint.files}:
             raise NotACheckpointError(f"the manifest of {self.version.label} names no model: it was not served")
         return checkpoint
+
+    @contextmanager
+    def _must_be_there(self) -> Iterator[None]:
+        """What is read from here on is named by the version's own, verified manifest or by the registry."""
+        try:
+            yield
+        except ObjectMissingError as error:
+            raise self._missed(error, [contract.MANIFEST_FILE]) from error
+
+    def _missed(self, error: ObjectMissingError, others: Sequence[object]) -> ObjectMissingError:
+        """What a missing file means: beside others the version lacks it, but where all are, the store may be wrong."""
+        if others:
+            return FileMissingError(f"{error} (other files of {self.version.label} are there)")
+        return ObjectMissingError(
+            f"nothing of {self.version.label} is in the store ({error}): does `store.endpoint_url` name the store that "
+            "it was published to?"
+        )
 
     def _read_golden(self, sha256: str) -> bytes:
         data = self.reader.read(f"{self._root}/{contract.GOLDEN_FILE}", golden.MAX_GOLDEN_BYTES)
@@ -207,7 +243,7 @@ class _Errand:
     def _undescribed(self, item: foreign.Found) -> Wanted:
         uri = f"{self._root}/{item.key}"
         name = f"foreign-{hashlib.sha256(uri.encode()).hexdigest()}"
-        return Wanted(uri=uri, name=name, size_bytes=item.size_bytes, entry=None)
+        return Wanted(uri=uri, name=name, size_bytes=item.size_bytes, entry=None, etag=item.etag)
 
     def _fetch(self, files: list[Wanted], names: Set[str]) -> Moved:
         """Fetch `files` into a cache with room for them; `names` are the blobs of the whole checkpoint."""
@@ -232,7 +268,7 @@ class _Errand:
 
     def _timed(self, found: Fetched | None, moved: Moved, *, started_at: float) -> Fetched:
         if found is None:
-            raise StoreError(
+            raise CacheError(
                 f"the cache {self.cache.root} was changed by somebody else: {self.version.label} is not whole"
             )
         return replace(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 
 from registry_hooks import contract
-from registry_hooks.errors import NotACheckpointError
+from registry_hooks.errors import NotACheckpointError, ObjectMissingError
 from registry_hooks.records import ObjectInfo
 
 _CONFIG = "config.json"
@@ -24,21 +24,27 @@ class Found:
     Attributes:
         key: Below the artifact root.
         path: Where Relay puts it: `model/NAME`.
+        etag: The state of it that was listed.
     """
 
     key: str
     path: str
     size_bytes: int
+    etag: str = ""
 
 
 def find_checkpoint(objects: Sequence[ObjectInfo], uri: str) -> list[Found]:
     """The files that make up the checkpoint below `uri`, and no others.
 
     Raises:
-        NotACheckpointError: There is nothing, no config.json, or no safetensors.
+        ObjectMissingError: There is nothing: it was never written, is gone, or lies in another store.
+        NotACheckpointError: There is no config.json, or no safetensors.
     """
     if not objects:
-        raise NotACheckpointError(f"{uri} holds no files at all: the version was not served; log the model again")
+        raise ObjectMissingError(
+            f"{uri} holds no files at all: the version was not served; log the model again, or let "
+            "`store.endpoint_url` name the store that has it"
+        )
     roots = {folder: _files_in(objects, folder) for folder in ("", f"{contract.MODEL_DIR}/")}
     folder = next((folder for folder, files in roots.items() if _CONFIG in files), None)
     if folder is None:
@@ -55,7 +61,7 @@ def find_checkpoint(objects: Sequence[ObjectInfo], uri: str) -> list[Found]:
         tokenizer = _files_in(objects, f"{contract.TOKENIZER_DIR}/")
         found |= {name: item for name, item in tokenizer.items() if name in contract.TOKENIZER_FILES}
     return [
-        Found(key=item.key, path=f"{contract.MODEL_DIR}/{name}", size_bytes=item.size_bytes)
+        Found(key=item.key, path=f"{contract.MODEL_DIR}/{name}", size_bytes=item.size_bytes, etag=item.etag)
         for name, item in sorted(found.items())
     ]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -17,6 +17,9 @@ from registry_hooks.errors import ManifestError
 
 FORMAT = 1
 CHUNK_BYTES = 16 * 1024 * 1024
+# What every file system that we know takes, below the folder of any cache.
+MAX_NAME_BYTES = 255
+MAX_PATH_BYTES = 1024
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024  # 1 TB of weights needs about 5 MB of manifest
 
 
@@ -70,8 +73,8 @@ def parse(data: bytes, *, expected_digest: str | None = None) -> Manifest:
     """Read a manifest and refuse everything that could harm the reader.
 
     Raises:
-        ManifestError: Another digest than expected, not our format, a path outside the folder, a path twice,
-            or hashes whose number does not match the size.
+        ManifestError: Another digest than expected, not our format or not in canonical form, paths that lead outside
+            of the folder, are there twice, clash or fit on no disk, or hashes whose number does not match the size.
     """
     actual = hashlib.sha256(data).hexdigest()
     if expected_digest is not None and actual != expected_digest:
@@ -86,10 +89,24 @@ def parse(data: bytes, *, expected_digest: str | None = None) -> Manifest:
         entries = tuple(_entry(item) for item in document["files"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ManifestError(f"manifest cannot be read ({error!r}): publish the checkpoint again") from error
-    paths = [entry.path for entry in entries]
-    if not entries or len(set(paths)) != len(paths):
+    _check_paths([entry.path for entry in entries])
+    found = Manifest(files=tuple(sorted(entries, key=lambda e: e.path)))
+    if found.to_json() != data:
+        # Its digest would be another one as soon as somebody writes it down again, as the cache does.
+        raise ManifestError(
+            "manifest is not in canonical form (sorted by path, no space, nothing else in it): nothing was loaded; "
+            "publish the checkpoint again"
+        )
+    return found
+
+
+def _check_paths(paths: Sequence[str]) -> None:
+    """Refuse files that cannot lie in one folder on every disk."""
+    if not paths or len(set(paths)) != len(paths):
         raise ManifestError("manifest names no file, or one file twice: publish the checkpoint again")
-    return Manifest(files=tuple(sorted(entries, key=lambda e: e.path)))
+    folders = {str(parent) for path in paths for parent in PurePosixPath(path).parents}
+    if clash := sorted(folders & set(paths)):
+        raise ManifestError(f"manifest names {clash[0]!r} as a file and as a folder: publish the checkpoint again")
 
 
 def _entry(item: Mapping[str, Any]) -> FileEntry:
@@ -104,6 +121,8 @@ def _entry(item: Mapping[str, Any]) -> FileEntry:
         or str(PurePosixPath(path)) != path
     ):
         raise ManifestError(f"manifest names the unsafe path {path!r}: nothing was loaded")
+    if len(path) > MAX_PATH_BYTES or not all(_is_name(part) for part in parts):
+        raise ManifestError(f"manifest names {path[:80]!r}, which is no name for a file on disk: nothing was loaded")
     if not isinstance(size, int) or isinstance(size, bool) or size < 0 or len(chunks) != num_chunks(size):
         raise ManifestError(f"manifest has {len(chunks)} chunk hashes for {path!r} of {size} bytes")
     if not all(_is_sha256(text) for text in (item["sha256"], *chunks)):
@@ -111,6 +130,18 @@ def _entry(item: Mapping[str, Any]) -> FileEntry:
     if len(chunks) == 1 and chunks[0] != item["sha256"]:
         raise ManifestError(f"manifest contradicts itself about {path!r}")
     return FileEntry(path=path, size_bytes=size, sha256=item["sha256"], chunk_sha256=chunks)
+
+
+def _is_name(part: str) -> bool:
+    try:
+        return len(part.encode()) <= MAX_NAME_BYTES
+    except UnicodeEncodeError:
+        return False
+
+
+def is_digest(text: object) -> bool:
+    """Whether `text` can be the digest of a manifest, and so the name of a folder."""
+    return _is_sha256(text)
 
 
 def _is_sha256(text: object) -> bool:

@@ -12,9 +12,11 @@ from registry_hooks import manifest
 from registry_hooks.errors import (
     AccessDeniedError,
     CorruptFileError,
+    ObjectChangedError,
     ObjectMissingError,
-    StoreError,
+    ObjectTooLargeError,
     StoreUnavailableError,
+    TruncatedObjectError,
 )
 from registry_hooks.manifest import FileEntry
 from registry_hooks.ports import Progress
@@ -26,6 +28,10 @@ from registry_hooks.s3_uri import split
 class _Object:
     data: bytes
     sha256: str | None = None
+
+    @property
+    def etag(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()[:32]
 
 
 class MemoryStore:
@@ -51,18 +57,26 @@ class MemoryStore:
         prefix = uri.rstrip("/") + "/"
         with self._lock:
             found = {key: item for key, item in self._objects.items() if key.startswith(prefix)}
-        return [ObjectInfo(key=k.removeprefix(prefix), size_bytes=len(o.data)) for k, o in sorted(found.items())]
+        return [
+            ObjectInfo(key=key.removeprefix(prefix), size_bytes=len(item.data), etag=item.etag)
+            for key, item in sorted(found.items())
+        ]
 
     def read(self, uri: str, max_bytes: int) -> bytes:
-        data = self._get(uri, 0)
+        data = self._get(uri, 0).data
         if len(data) > max_bytes:
-            raise StoreError(f"{uri} has {len(data)} bytes, at most {max_bytes} may be read")
+            raise ObjectTooLargeError(f"{uri} has {len(data)} bytes, at most {max_bytes} may be read")
         return data
 
-    def read_into(self, uri: str, start: int, buffer: memoryview) -> None:
-        data = self._get(uri, start)[start : start + len(buffer)]
+    def read_into(self, uri: str, start: int, buffer: memoryview, *, etag: str = "") -> None:
+        item = self._get(uri, start)
+        if etag not in ("", item.etag):
+            raise ObjectChangedError(f"{uri} was written anew while it was read")
+        data = item.data[start : start + len(buffer)]
         if len(data) < len(buffer):
-            raise StoreError(f"{uri} ends {len(buffer) - len(data)} bytes early: it is truncated in the store")
+            raise TruncatedObjectError(
+                f"{uri} ends {len(buffer) - len(data)} bytes early: it is truncated in the store"
+            )
         buffer[:] = data
 
     def write(self, uri: str, data: bytes) -> None:
@@ -87,13 +101,13 @@ class MemoryStore:
             self.num_sent_bytes += len(data)
         progress(len(data))
 
-    def _get(self, uri: str, start: int) -> bytes:
+    def _get(self, uri: str, start: int) -> _Object:
         self._admit(uri)
         self.before_read(uri, start)
         item = self._objects.get(uri)
         if item is None:
             raise ObjectMissingError(f"{uri} is not in the store: publish it again, or mend the version")
-        return item.data
+        return item
 
     def _admit(self, uri: str) -> None:
         split(uri)

@@ -180,15 +180,19 @@ class ObjectReader(Protocol):
 
         Raises:
             ObjectMissingError: There is no such object.
-            StoreError: It is larger than `max_bytes`.
+            ObjectTooLargeError: It is larger than `max_bytes`.
         """
 
-    def read_into(self, uri: str, start: int, buffer: memoryview) -> None:
+    def read_into(self, uri: str, start: int, buffer: memoryview, *, etag: str = "") -> None:
         """Fill `buffer` with the object's bytes from `start` on.
+
+        Args:
+            etag: That of the listing, if the bytes must be of that very state; empty for any.
 
         Raises:
             ObjectMissingError: There is no such object.
-            StoreError: The object ends before the buffer is full.
+            ObjectChangedError: It has another etag by now.
+            TruncatedObjectError: The object ends before the buffer is full.
             StoreUnavailableError: No answer in time; nothing is known about the buffer.
         """
 

@@ -162,7 +162,9 @@ class ObjectInfo:
 
     Attributes:
         key: Path below the prefix that was listed, `/` between the parts.
+        etag: The store's name for this state of it; empty where it gives none.
     """
 
     key: str
     size_bytes: int
+    etag: str = ""

@@ -14,11 +14,13 @@ from urllib3.exceptions import HTTPError
 
 from registry_hooks.errors import (
     AccessDeniedError,
+    ObjectChangedError,
     ObjectMissingError,
     RelayError,
     SettingsError,
     StoreError,
     StoreUnavailableError,
+    TruncatedObjectError,
 )
 
 _UNAVAILABLE: tuple[type[Exception], ...] = (
@@ -109,6 +111,8 @@ _KINDS: tuple[tuple[tuple[type[Exception], ...], type[RelayError]], ...] = (
 _CODES: dict[str, type[RelayError]] = {
     "NoSuchKey": ObjectMissingError,
     "404": ObjectMissingError,
+    **dict.fromkeys(("412", "PreconditionFailed"), ObjectChangedError),
+    **dict.fromkeys(("416", "InvalidRange"), TruncatedObjectError),
     **dict.fromkeys(
         (
             "401",
@@ -201,6 +205,10 @@ def _of_answer(error: boto.ClientError, call: Call) -> RelayError:
         return ObjectMissingError(
             f"{call.uri} is not in the store at {call.where}: publish it again, or mend the version"
         )
+    if kind is ObjectChangedError:
+        return ObjectChangedError(f"{call.uri} was written anew while it was read")
+    if kind is TruncatedObjectError:
+        return TruncatedObjectError(f"{call.uri} ends early: it is truncated in the store at {call.where}")
     if kind is AccessDeniedError:
         return _denied(call, f"{call.where} answered {code}")
     if kind is StoreUnavailableError or status >= 500:

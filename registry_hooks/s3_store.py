@@ -15,7 +15,13 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import IncompleteReadError
 
-from registry_hooks.errors import SettingsError, StoreError
+from registry_hooks.errors import (
+    ObjectChangedError,
+    ObjectTooLargeError,
+    SettingsError,
+    StoreError,
+    TruncatedObjectError,
+)
 from registry_hooks.manifest import FileEntry
 from registry_hooks.ports import Progress
 from registry_hooks.records import ObjectInfo
@@ -65,12 +71,12 @@ class S3Store:
         with translated(self._call("listing", uri)):
             for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
                 found += [
-                    ObjectInfo(key=item["Key"].removeprefix(prefix), size_bytes=item["Size"])
+                    ObjectInfo(key=item["Key"].removeprefix(prefix), size_bytes=item["Size"], etag=item.get("ETag", ""))
                     for item in page.get("Contents", ())
                     if not item["Key"].endswith("/")
                 ]
                 if len(found) > MAX_OBJECTS:
-                    raise StoreError(f"{uri} holds more than {MAX_OBJECTS} objects: this is no checkpoint")
+                    raise ObjectTooLargeError(f"{uri} holds more than {MAX_OBJECTS} objects: this is no checkpoint")
         return sorted(found, key=lambda item: item.key)
 
     def read(self, uri: str, max_bytes: int) -> bytes:
@@ -79,18 +85,24 @@ class S3Store:
             answer = self._client.get_object(Bucket=bucket, Key=key)
             with closing(answer["Body"]) as body:
                 if answer["ContentLength"] > max_bytes:
-                    raise StoreError(f"{uri} has {answer['ContentLength']} bytes, at most {max_bytes} may be read")
+                    raise ObjectTooLargeError(
+                        f"{uri} has {answer['ContentLength']} bytes, at most {max_bytes} may be read"
+                    )
                 data: bytes = body.read()
         return data
 
-    def read_into(self, uri: str, start: int, buffer: memoryview) -> None:
+    def read_into(self, uri: str, start: int, buffer: memoryview, *, etag: str = "") -> None:
         bucket, key = split(uri)
         if not len(buffer):
             return
         wanted = f"bytes={start}-{start + len(buffer) - 1}"
+        same: Any = {"IfMatch": etag} if etag else {}
         with translated(self._call("reading", uri)):
-            answer = self._client.get_object(Bucket=bucket, Key=key, Range=wanted)
+            answer = self._client.get_object(Bucket=bucket, Key=key, Range=wanted, **same)
             with closing(answer["Body"]) as body:
+                # A store that knows no conditions; rclone quotes it in one place and not in the other.
+                if etag and answer.get("ETag", etag).strip('"') != etag.strip('"'):
+                    raise ObjectChangedError(f"{uri} was written anew while it was read")
                 _check_range(answer, uri, start, len(buffer))
                 _fill(buffer, body)
 
@@ -167,7 +179,9 @@ def _check_range(answer: Any, uri: str, start: int, length: int) -> None:
     if start and not said.startswith(f"bytes {start}-"):
         raise StoreError(f"the store ignores ranges: it answered {said or 'no range'!r} for {uri} from byte {start}")
     if answer["ContentLength"] < length:
-        raise StoreError(f"{uri} ends {length - answer['ContentLength']} bytes early: it is truncated in the store")
+        raise TruncatedObjectError(
+            f"{uri} ends {length - answer['ContentLength']} bytes early: it is truncated in the store"
+        )
 
 
 def _fill(buffer: memoryview, body: Any) -> None:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from registry_hooks.errors import StoreError
+from registry_hooks.errors import UnsupportedSourceError
 
 
 def split(uri: str) -> tuple[str, str]:
     """Bucket and key of an S3 URI; the key may be empty.
 
     Raises:
-        StoreError: It is the URI of something else.
+        UnsupportedSourceError: It is the URI of something else.
     """
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     if not uri.startswith("s3://") or not bucket:
-        raise StoreError(
+        raise UnsupportedSourceError(
             f"{uri!r} is not in S3, and Relay reads and writes S3 directly: start MLflow with "
             "`--no-serve-artifacts --default-artifact-root s3://BUCKET/PREFIX`, and use an experiment made since then"
         )

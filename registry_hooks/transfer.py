@@ -19,7 +19,14 @@ import stamina
 
 from registry_hooks import manifest
 from registry_hooks.blobs import BlobCache
-from registry_hooks.errors import CorruptFileError, FetchCancelledError, StoreError, StoreUnavailableError
+from registry_hooks.errors import (
+    CacheError,
+    CorruptFileError,
+    FetchCancelledError,
+    ObjectChangedError,
+    StoreUnavailableError,
+    TruncatedObjectError,
+)
 from registry_hooks.manifest import FileEntry
 from registry_hooks.ports import ObjectReader, Progress
 
@@ -61,12 +68,14 @@ class Wanted:
         uri: Its object.
         name: Of its partial file.
         entry: What its bytes must be; None when nobody said.
+        etag: The store's name for the state of the object that is meant; empty for any.
     """
 
     uri: str
     name: str
     size_bytes: int
     entry: FileEntry | None
+    etag: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +138,8 @@ class Transfer:
             CorruptFileError: A file's bytes are wrong in the store; nothing of it is kept.
             StoreUnavailableError: The store does not answer, or time is up; what has arrived is kept.
             FetchCancelledError: The caller gave up; what has arrived is kept.
-            StoreError: An object is shorter than it should be.
+            TruncatedObjectError: An object is shorter than its entry says.
+            ObjectChangedError: An object that nobody described was written anew meanwhile.
             OSError: The disk is full, or broken; what has arrived is removed.
         """
         arriving: list[_Arriving] = []
@@ -184,7 +194,7 @@ class Transfer:
     def _fetch(self, file: _Arriving, index: int, start: int, buffer: memoryview) -> int:
         expected = file.what.entry.chunk_sha256[index] if file.what.entry else None
         for num_bytes in (len(buffer), 2 * len(buffer)):  # a flip on the way is cured by asking once more
-            self._read(file.what.uri, start, buffer)
+            self._read(file.what, start, buffer)
             actual = hashlib.sha256(buffer).hexdigest()
             if expected in (None, actual):
                 _write(file.fd, buffer, start)
@@ -197,14 +207,19 @@ class Transfer:
             "changed or damaged after publishing; nothing of it was kept, publish the checkpoint again"
         )
 
-    def _read(self, uri: str, start: int, buffer: memoryview) -> None:
+    def _read(self, what: Wanted, start: int, buffer: memoryview) -> None:
         left_s = max(0.0, self._limits.deadline - time.monotonic())
-        for attempt in stamina.retry_context(
-            on=StoreUnavailableError, attempts=ATTEMPTS, timeout=left_s, wait_initial=0.2, wait_max=MAX_WAIT_S
-        ):
-            with attempt:
-                self._check()
-                self._reader.read_into(uri, start, buffer)
+        try:
+            for attempt in stamina.retry_context(
+                on=StoreUnavailableError, attempts=ATTEMPTS, timeout=left_s, wait_initial=0.2, wait_max=MAX_WAIT_S
+            ):
+                with attempt:
+                    self._check()
+                    self._reader.read_into(what.uri, start, buffer, etag=what.etag)
+        except TruncatedObjectError as error:
+            if what.entry is None:  # it was that long when it was listed
+                raise ObjectChangedError(f"{what.uri} was written anew while it was read ({error})") from error
+            raise
 
     def _finish(self, file: _Arriving) -> FileEntry:
         entry = file.what.entry or _describe(file)
@@ -228,14 +243,14 @@ def is_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-def disk_error(error: OSError, cache: Path) -> StoreError:
+def disk_error(error: OSError, cache: Path) -> CacheError:
     """What an error of the cache's disk means."""
     if is_full(error):
-        return StoreError(
+        return CacheError(
             f"the disk of {cache} is full; what had arrived of this version was removed: make room, or lower "
             "serve.max_cache_bytes"
         )
-    return StoreError(f"the cache {cache} cannot be used: {error}")
+    return CacheError(f"the cache {cache} cannot be used: {error}")
 
 
 def _write(fd: int, buffer: memoryview, start: int) -> None:

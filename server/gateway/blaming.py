@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from registry_hooks.backoff import Backoff
-from registry_hooks.errors import Blame, blame_of
+from registry_hooks.errors import Blame, RelayError, blame_of
 
 RETRIES = Backoff(first_s=5.0, longest_s=300.0)
 # What may be put back is seen missing again after that long before the version is held to have lost it.
@@ -45,7 +45,7 @@ def refuse(error: Exception, because: str, earlier: Refusal | None, *, now_s: fl
     tries = earlier.tries + 1 if earlier else 1
     lacking_since_s = earlier.lacking_since_s if earlier else None
     blame = blame_of(error)
-    if blame is Blame.VERSION and getattr(error, "may_heal", False):
+    if blame is Blame.VERSION and isinstance(error, RelayError) and error.may_heal:
         lacking_since_s = now_s if lacking_since_s is None else lacking_since_s
         if now_s - lacking_since_s < SEEN_AGAIN_S:
             blame = Blame.STORE

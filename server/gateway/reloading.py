@@ -11,7 +11,7 @@ from pathlib import Path
 
 from registry_hooks import contract, events, fetching, last_good
 from registry_hooks.blobs import BlobCache, Bound
-from registry_hooks.errors import DeclinedError, EngineStartError, FetchCancelledError, RelayError, StoreError
+from registry_hooks.errors import CacheError, DeclinedError, EngineStartError, FetchCancelledError, RelayError
 from registry_hooks.fetching import Fetched
 from registry_hooks.last_good import LastGood
 from registry_hooks.ports import ObjectReader, VersionSource
@@ -126,7 +126,7 @@ class Loader:
             golden_sha256=checkpoint.version.tags.get(contract.TAG_GOLDEN),
         )
         if fetched is None:
-            raise StoreError(f"{checkpoint.version.label} is no longer whole in the cache {self.cache.root}")
+            raise CacheError(f"{checkpoint.version.label} is no longer whole in the cache {self.cache.root}")
         return self.start(replace(checkpoint, directory=str(fetched.directory)), fetched, reload, cancelled)
 
     def last_good(self) -> Checkpoint | None:

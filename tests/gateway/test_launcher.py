@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from registry_hooks.errors import EngineStartError, StartCancelledError
+from registry_hooks.errors import Blame, EngineStartError, StartCancelledError
 from server import launcher
 from server.engine_child import EngineChild
 from server.engine_spec import EngineSpec
@@ -68,7 +68,7 @@ def test_a_folder_that_is_no_checkpoint_is_a_named_failure(sockets: Path, tmp_pa
         start_engine(a_spec(tmp_path, sockets), log_path=tmp_path / "e.log", start_timeout_s=60)
 
     assert caught.value.stage == "load"
-    assert not caught.value.transient
+    assert caught.value.blame is Blame.VERSION
 
 
 def test_a_process_that_dies_before_it_is_ready_says_how(

@@ -169,7 +169,7 @@ def test_a_version_logged_by_mlflow_alone_is_served_and_marked(
     assert refused.json()["status"] == "refused"
     assert refused.json()["version"] == 1
     assert "mismatch" in refused.json()["reason"] or "shape" in refused.json()["reason"]
-    assert too_strict.json()["status"] == "refused", too_strict.text
+    assert too_strict.json()["status"] == "declined", too_strict.text
     assert "require_manifest" in too_strict.json()["reason"]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from registry_hooks import blobs, contract
+from registry_hooks import attesting, blobs, contract
 from registry_hooks.blobs import MARKER, STALE_S, BlobCache, Bound
 from registry_hooks.last_good import LastGood, recall, remember
 from registry_hooks.records import ModelVersion
@@ -31,10 +31,16 @@ def test_the_marker_is_written_last(shop: Any, monkeypatch: pytest.MonkeyPatch) 
         written.append(f"{path.name} after {len(files)} files")
         real(path, data)
 
-    monkeypatch.setattr(blobs, "write_atomically", watch)
+    for module in (blobs, attesting):
+        monkeypatch.setattr(module, "write_atomically", watch)
     shop.fetch(shop.publish(shop.files(KIB)))
 
-    assert written == ["manifest.json after 4 files", "golden.json after 5 files", "COMPLETE after 6 files"]
+    assert written == [
+        "manifest.json after 4 files",
+        "VERIFIED after 5 files",
+        "golden.json after 6 files",
+        "COMPLETE after 7 files",
+    ]
 
 
 def test_a_folder_without_its_marker_is_never_whole(shop: Any) -> None:

@@ -12,11 +12,15 @@ import pytest
 
 from registry_hooks import contract, manifest
 from registry_hooks.errors import (
+    Blame,
     CorruptFileError,
+    FileMissingError,
     ManifestError,
     NotACheckpointError,
+    ObjectChangedError,
     ObjectMissingError,
-    StoreError,
+    TruncatedObjectError,
+    UnsupportedSourceError,
 )
 from registry_hooks.fetching import cached
 from registry_hooks.golden import GoldenItem, GoldenSet
@@ -89,8 +93,8 @@ def test_a_bit_that_flips_on_the_way_is_asked_for_again(shop: Any) -> None:
     class Flaky(MemoryStore):
         flips = 1
 
-        def read_into(self, uri: str, start: int, buffer: memoryview) -> None:
-            super().read_into(uri, start, buffer)
+        def read_into(self, uri: str, start: int, buffer: memoryview, *, etag: str = "") -> None:
+            super().read_into(uri, start, buffer, etag=etag)
             if uri.endswith(".safetensors") and self.flips:
                 self.flips -= 1
                 buffer[0] ^= 1
@@ -107,17 +111,36 @@ def test_a_truncated_object_is_refused(shop: Any) -> None:
     version = shop.publish(files)
     shop.overwrite(version, "model/model.safetensors", files["model/model.safetensors"][:-1])
 
-    with pytest.raises(StoreError, match="1 bytes early"):
+    with pytest.raises(TruncatedObjectError, match="1 bytes early"):
         shop.fetch(version)
     assert shop.complete == []
 
 
 def test_a_missing_file_is_named(shop: Any) -> None:
     version = shop.publish(shop.files())
-    elsewhere = replace(version, artifact_uri="s3://relay/v7/artifacts")
+    shop.store.delete(f"{version.artifact_uri}/model/model.safetensors")
 
-    with pytest.raises(ObjectMissingError, match=r"v7/artifacts/manifest\.json"):
-        shop.fetch(elsewhere)
+    with pytest.raises(FileMissingError, match=r"artifacts/model/model\.safetensors"):
+        shop.fetch(version)
+
+
+@pytest.mark.parametrize("path", [contract.MANIFEST_FILE, contract.GOLDEN_FILE])
+def test_a_companion_that_is_missing_beside_the_files_is_missed_by_the_version(shop: Any, path: str) -> None:
+    version = shop.publish(shop.files())
+    shop.store.delete(f"{version.artifact_uri}/{path}")
+
+    with pytest.raises(FileMissingError, match=path):
+        shop.fetch(version)
+
+
+def test_a_store_that_has_nothing_of_a_version_may_be_the_wrong_store(shop: Any) -> None:
+    published, logged = shop.publish(shop.files()), shop.put({})
+    elsewhere = replace(published, artifact_uri="s3://relay/v7/artifacts")
+
+    for version in (elsewhere, logged):
+        with pytest.raises(ObjectMissingError, match=r"store\.endpoint_url") as caught:
+            shop.fetch(version)
+        assert caught.value.blame is Blame.STORE
 
 
 def test_a_manifest_that_is_not_the_registrys_is_refused(shop: Any) -> None:
@@ -168,6 +191,62 @@ def test_a_manifest_cannot_write_outside_its_folder_or_over_the_caches_own_files
     assert list(shop.cache_dir.parent.rglob("outside")) == []
 
 
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("model/config.json/x", "as a file and as a folder"),
+        ("model/" + "a" * 256, "no name for a file"),
+        ("model/" + "a/" * 600 + "b", "no name for a file"),
+        ("model/\ud800", "no name for a file"),
+    ],
+)
+def test_files_that_cannot_lie_in_one_folder_are_refused_before_any_is_fetched(shop: Any, path: str, says: str) -> None:
+    entries = [shop.describe(name, b"{}") for name in sorted(["model/config.json", path])]
+    crafted = Manifest(files=tuple(entries))
+    version = shop.put({contract.MANIFEST_FILE: crafted.to_json()}, {contract.TAG_MANIFEST: crafted.digest})
+
+    with pytest.raises(ManifestError, match=says):
+        shop.fetch(version)
+
+
+def test_a_manifest_in_another_form_than_ours_is_refused_at_once(shop: Any) -> None:
+    version = shop.publish(shop.files())
+    pretty = json.dumps(json.loads(shop.store.read(f"{version.artifact_uri}/manifest.json", 10**6)), indent=1).encode()
+    shop.overwrite(version, contract.MANIFEST_FILE, pretty)
+    tagged = replace(version, tags={contract.TAG_MANIFEST: hashlib.sha256(pretty).hexdigest()})
+
+    with pytest.raises(ManifestError, match="canonical form"):
+        shop.fetch(tagged)
+
+
+@pytest.mark.parametrize("tag", ["", "../../outside", "0" * 63, "G" * 64])
+def test_a_tag_that_is_no_digest_is_refused_and_touches_no_file(shop: Any, tag: str) -> None:
+    outside = shop.cache_dir.parent / "outside"
+    outside.mkdir()
+    (outside / "COMPLETE").touch()
+    version = replace(shop.publish(shop.files()), tags={contract.TAG_MANIFEST: tag})
+
+    with pytest.raises(ManifestError, match="no digest"):
+        shop.fetch(version)
+    assert cached(shop.cache, tag, attested=True, golden_sha256=None) is None
+    assert (outside / "COMPLETE").exists()
+
+
+def test_a_file_of_others_that_is_written_anew_while_it_is_read_is_never_mixed(shop: Any) -> None:
+    files = {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": os.urandom(2 * manifest.CHUNK_BYTES)}
+    version = shop.put(files)
+
+    def overwrite(uri: str, start: int) -> None:
+        if start:
+            shop.overwrite(version, "model.safetensors", os.urandom(2 * manifest.CHUNK_BYTES))
+
+    shop.store.before_read = overwrite
+
+    with pytest.raises(ObjectChangedError):
+        shop.fetch(version, num_connections=1)
+    assert shop.complete == []
+
+
 def test_a_manifest_that_contradicts_itself_cannot_poison_another_version(shop: Any) -> None:
     good = shop.files(2 * manifest.CHUNK_BYTES)
     bad = shop.files(2 * manifest.CHUNK_BYTES)
@@ -186,10 +265,12 @@ def test_a_manifest_without_a_model_is_refused(shop: Any) -> None:
         shop.fetch(shop.publish({"readme.md": b"hello"}))
 
 
-def test_a_version_outside_s3_says_how_to_start_mlflow(shop: Any) -> None:
-    version = replace(shop.publish(shop.files()), artifact_uri="mlflow-artifacts:/1/models/m-1/artifacts")
+@pytest.mark.parametrize("uri", ["mlflow-artifacts:/1/models/m-1/artifacts", "file:///x", "dbfs:/x", "gs://b/x", ""])
+@pytest.mark.parametrize("tags", [{}, {contract.TAG_MANIFEST: "0" * 64}])
+def test_a_version_outside_s3_says_how_to_start_mlflow(shop: Any, uri: str, tags: dict[str, str]) -> None:
+    version = replace(shop.publish(shop.files()), artifact_uri=uri, tags=tags)
 
-    with pytest.raises(StoreError, match="--no-serve-artifacts"):
+    with pytest.raises(UnsupportedSourceError, match="--no-serve-artifacts"):
         shop.fetch(version)
 
 
@@ -238,7 +319,6 @@ def test_the_tokenizer_that_mlflow_stores_elsewhere_is_put_beside_the_weights(sh
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, "holds no files at all"),
         ({"readme.md": b"hello"}, r"no config\.json"),
         ({"model/config.json": b"{}"}, r"no \*\.safetensors"),
         ({"config.json": b"{}", "pytorch_model.bin": b"pickle"}, r"only as pickle \(pytorch_model\.bin\)"),

@@ -14,11 +14,13 @@ from botocore import exceptions as boto
 
 from registry_hooks.errors import (
     AccessDeniedError,
+    ObjectChangedError,
     ObjectMissingError,
     RelayError,
     SettingsError,
     StoreError,
     StoreUnavailableError,
+    TruncatedObjectError,
 )
 from registry_hooks.s3_errors import Call, kind_of, translated
 from registry_hooks.s3_store import Credentials, S3Store
@@ -58,7 +60,8 @@ def test_every_exception_of_botocore_has_a_meaning(error_class: type[Exception])
         ("XMinioServerNotInitialized", 503, StoreUnavailableError),
         ("InternalError", 500, StoreUnavailableError),
         ("502", 502, StoreUnavailableError),
-        ("InvalidRange", 416, StoreError),
+        ("InvalidRange", 416, TruncatedObjectError),
+        ("PreconditionFailed", 412, ObjectChangedError),
         ("EntityTooLarge", 400, StoreError),
         ("", 0, StoreError),
     ],
