@@ -11,6 +11,7 @@ from server.engine.batching import Batch
 from server.engine.generation import OneAtATime
 from server.engine.loading import LoadedModel
 from server.engine.packing import Piece, pack
+from server.engine.rope_border import border_of
 from server.engine.scheduling import Runner
 from server.engine.slots import Slots
 
@@ -19,15 +20,15 @@ PROVED = ("qwen3", "qwen2", "llama", "mistral", "gpt2")
 _LAYER_TYPES = ("full_attention", "sliding_attention")
 # Largest difference of two logits, as a share of the largest logit.
 _TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1, "float16": 0.02}
-_OWN_ATTENTION = "sdpa"
 
 
 def runner_of(loaded: LoadedModel, *, kv_budget_bytes: int = 0) -> Runner:
     """The batch where the model allows it; else one request at a time, which the log says and why."""
+    own_attention = loaded.model.config._attn_implementation  # not every family has the same ones
     try:
         return _batch_of(loaded, kv_budget_bytes)
     except Exception as error:  # noqa: BLE001 - whatever a model's code raises, it can still be served alone
-        loaded.model.set_attn_implementation(_OWN_ATTENTION)
+        loaded.model.set_attn_implementation(own_attention)
         events.logger().warning("batching.refused", model=type(loaded.model).__name__, because=str(error))
         return OneAtATime(loaded, because=str(error))
 
@@ -37,6 +38,12 @@ def _batch_of(loaded: LoadedModel, kv_budget_bytes: int) -> Batch:
     odd = sorted(set(getattr(config, "layer_types", None) or ()) - set(_LAYER_TYPES))
     if odd:
         raise UnsupportedAttentionError(f"it has layers of type {odd[0]}")
+    border = border_of(config)
+    if border is not None and loaded.max_model_len_tokens > border:
+        raise UnsupportedAttentionError(
+            f"its rotary frequencies change for all requests of a pass when one is longer than {border} tokens; with a "
+            f"max_model_len_tokens of at most {border} requests share passes"
+        )
     is_proved = config.model_type in PROVED
     expected_NV = None if is_proved else _plain_logits(loaded)
     shape = slots.shape_of(

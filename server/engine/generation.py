@@ -6,7 +6,7 @@ search; what it lacks is a place to stop between two tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,6 +14,7 @@ from transformers import DynamicCache
 
 from server.engine.asks import Ask, Event, Failed, Finished, PromptScored, TokenMade, TokenScore
 from server.engine.loading import LoadedModel
+from server.engine.rope_border import border_of
 from server.engine.sampling import Sampler
 
 # A prompt is read in pieces so that a client that went away is noticed in between.
@@ -109,16 +110,39 @@ class _Forward:
 
     def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded
+        self._border = border_of(loaded.model.config.get_text_config())
+        self._ids: list[int] = []
         self._cache = DynamicCache(config=loaded.model.config)
 
     @torch.inference_mode()
     def __call__(self, ids: list[int], *, last_only: bool) -> torch.Tensor:
-        """Raw logits in float32, one row per token of `ids` or only the last."""
-        keep = {"logits_to_keep": 1} if last_only and self.loaded.keeps_logits else {}
+        """Raw logits in float32, one row per token of `ids` or only the last.
+
+        A text that grows over the border of its rotary frequencies is read anew from its beginning, as by `generate`.
+        """
+        num_before, num_wanted = len(self._ids), 1 if last_only else len(ids)
+        self._ids += ids
+        if self._border is not None and 0 < num_before <= self._border < len(self._ids):
+            self._cache = DynamicCache(config=self.loaded.model.config)
+            ids = self._ids
+        keep = {"logits_to_keep": num_wanted} if self.loaded.keeps_logits else {}
         ids_BT = torch.tensor([ids], device=self.loaded.device)
         output = self.loaded.model(input_ids=ids_BT, past_key_values=self._cache, use_cache=True, **keep)
-        logits_TV: torch.Tensor = output.logits[0]
-        return (logits_TV[-1:] if last_only else logits_TV).float()
+        logits_TV: torch.Tensor = output.logits[0, -num_wanted:]
+        return logits_TV.float()
+
+    def num_read_as_one(self, prompt_ids: Sequence[int]) -> int:
+        """How many tokens of a prompt over the border one pass must see, so that all are computed alike."""
+        return self._border + 1 if self._border is not None and len(prompt_ids) > self._border else 0
+
+    @torch.inference_mode()
+    def some_logits(self, ids: Sequence[int], start: int, end: int) -> torch.Tensor:
+        """Of one pass over all of `ids`, of which nothing is kept, the logits of some; slow, and no memory for all."""
+        ids_BT = torch.tensor([list(ids)], device=self.loaded.device)
+        kept_N = torch.arange(start, end, device=self.loaded.device)
+        keep = {"logits_to_keep": kept_N} if self.loaded.keeps_logits else {}
+        logits_TV: torch.Tensor = self.loaded.model(input_ids=ids_BT, use_cache=False, **keep).logits[0]
+        return (logits_TV if keep else logits_TV[kept_N]).float()
 
 
 def _read(forward: _Forward, ask: Ask) -> Generator[list[Event], None, torch.Tensor]:
@@ -132,11 +156,22 @@ def _read(forward: _Forward, ask: Ask) -> Generator[list[Event], None, torch.Ten
 def _read_scoring(forward: _Forward, ask: Ask) -> Generator[list[Event], None, torch.Tensor]:
     """Read the prompt and report what the model thought of each of its tokens; the logits after the last."""
     room = MAX_LOGITS_OF_CHUNK // forward.loaded.vocab_size
+    size = max(MIN_CHUNK_TOKENS, min(room, PREFILL_CHUNK_TOKENS))
+    num_as_one = forward.num_read_as_one(ask.prompt_ids)
     scores: list[TokenScore] = []
-    for chunk in _chunks(ask.prompt_ids, max(MIN_CHUNK_TOKENS, min(room, PREFILL_CHUNK_TOKENS))):
+
+    def score(logits_TV: torch.Tensor) -> None:
+        following = ask.prompt_ids[len(scores) + 1 : len(scores) + 1 + len(logits_TV)]
+        scores.extend(score_tokens(logits_TV[: len(following)], following, ask.num_top_logprobs or 0))
+
+    for start in range(0, num_as_one, size):
+        score(forward.some_logits(ask.prompt_ids[:num_as_one], start, min(start + size, num_as_one)))
+        yield []
+    if num_as_one:
+        logits_TV = forward(list(ask.prompt_ids[:num_as_one]), last_only=True)
+    for chunk in _chunks(ask.prompt_ids[num_as_one:], size):
         logits_TV = forward(chunk, last_only=False)
-        following = ask.prompt_ids[len(scores) + 1 : len(scores) + 1 + len(chunk)]
-        scores += score_tokens(logits_TV[: len(following)], following, ask.num_top_logprobs or 0)
+        score(logits_TV)
         yield []
     num_unscored = min(len(scores), (ask.scores_from or 1) - 1)
     yield [PromptScored(scores=(*[None] * num_unscored, *scores[num_unscored:]))]
