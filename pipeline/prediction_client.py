@@ -26,7 +26,7 @@ from pipeline.prediction.answers import MAX_RETRY_AFTER_S, body_of, chat_answer,
 from pipeline.prediction.errors import AnswerTimeoutError, PredictionError, ServerUnreachableError
 from pipeline.prediction.records import ChatAnswer, Health, ModelInfo, ReloadOutcome
 from pipeline.prediction.stream import ChatStream
-from registry_hooks import settings
+from registry_hooks import settings, trust
 from registry_hooks.errors import SettingsError
 from registry_hooks.settings import LOOPBACK_HOSTS
 
@@ -57,7 +57,7 @@ class PredictionClient:
         max_retries: After the first try.
 
     Raises:
-        SettingsError: A `base_url` that is no HTTP address.
+        SettingsError: A `base_url` that is no HTTP address, or a certificate authority that cannot be read.
     """
 
     def __init__(
@@ -71,6 +71,7 @@ class PredictionClient:
             base_url=url,
             headers={"user-agent": "relay"} | ({"authorization": f"Bearer {api_key}"} if api_key else {}),
             limits=httpx.Limits(max_connections=_MAX_CONNECTIONS, keepalive_expiry=_KEEPALIVE_S),
+            verify=trust.context(os.environ) or True,
             trust_env=url.host not in LOOPBACK_HOSTS,  # a company's proxy cannot reach this machine's own ports
         )
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import ssl
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from datetime import UTC, datetime
 
 import httpx
 
-from registry_hooks import contract
+from registry_hooks import contract, trust
 
 ASK_TIMEOUT_S = 2.0
 _MAX_ASKED_AT_ONCE = 16
@@ -45,16 +47,22 @@ def server_views(tags: Mapping[str, str], *, aliased: int | None, now: datetime)
     Args:
         tags: Of the registered model.
         aliased: The version that the alias names.
+
+    Raises:
+        SettingsError: A certificate authority is named that cannot be read.
     """
     prefix = contract.TAG_SERVER_PREFIX
     told = [(key.removeprefix(prefix), text) for key, text in sorted(tags.items()) if key.startswith(prefix)]
     if not told:
         return []
+    context = trust.context(os.environ)
     with ThreadPoolExecutor(min(len(told), _MAX_ASKED_AT_ONCE)) as pool:
-        return list(pool.map(lambda one: _view(*one, aliased=aliased, now=now), told))
+        return list(pool.map(lambda one: _view(*one, aliased=aliased, now=now, context=context), told))
 
 
-def _view(name: str, heartbeat: str, *, aliased: int | None, now: datetime) -> ServerView:
+def _view(
+    name: str, heartbeat: str, *, aliased: int | None, now: datetime, context: ssl.SSLContext | None
+) -> ServerView:
     try:
         told: Mapping[str, object] = json.loads(heartbeat)
         url, seen = str(told["url"]), datetime.fromisoformat(str(told["seen"]))
@@ -62,7 +70,7 @@ def _view(name: str, heartbeat: str, *, aliased: int | None, now: datetime) -> S
     except (ValueError, KeyError, TypeError):
         told, url = {}, ""
         seen_s_ago = (now - datetime.fromtimestamp(0, UTC)).total_seconds()
-    live = {} if told.get("stopped") else _ask(url)
+    live = {} if told.get("stopped") else _ask(url, context)
     facts = live or told
     version = _whole(live.get("version") if live else told.get("serving"))
     return ServerView(
@@ -78,9 +86,9 @@ def _view(name: str, heartbeat: str, *, aliased: int | None, now: datetime) -> S
     )
 
 
-def _ask(url: str) -> Mapping[str, object]:
+def _ask(url: str, context: ssl.SSLContext | None) -> Mapping[str, object]:
     try:
-        answer = httpx.get(f"{url}/models/info", timeout=ASK_TIMEOUT_S, trust_env=False)
+        answer = httpx.get(f"{url}/models/info", timeout=ASK_TIMEOUT_S, trust_env=False, verify=context or True)
         document = answer.raise_for_status().json()
     except (httpx.HTTPError, httpx.InvalidURL, ValueError):
         return {}

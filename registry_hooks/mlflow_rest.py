@@ -3,7 +3,7 @@
 The MLflow client is not used: importing it costs seconds and over a hundred megabytes on a box with the full package,
 and with a server that is down it retries for minutes. What people set for it keeps working: `MLFLOW_TRACKING_USERNAME`,
 `MLFLOW_TRACKING_PASSWORD`, `MLFLOW_TRACKING_TOKEN`, `MLFLOW_TRACKING_INSECURE_TLS`, `MLFLOW_TRACKING_SERVER_CERT_PATH`,
-`MLFLOW_TRACKING_CLIENT_CERT_PATH` and `~/.mlflow/credentials`.
+`MLFLOW_TRACKING_CLIENT_CERT_PATH`, the variables of `trust`, and `~/.mlflow/credentials`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 
 import httpx
 
+from registry_hooks import trust
 from registry_hooks.errors import (
     AccessDeniedError,
     RegistryError,
@@ -36,6 +37,7 @@ INVALID_VALUE = "INVALID_PARAMETER_VALUE"
 _KEEPALIVE_S = 3.0
 _ANSWER_SHOWN_CHARS = 300
 _MAX_VERSION_CHARS = 50
+_SERVER_AUTHORITY, _CLIENT_CERTIFICATE = "MLFLOW_TRACKING_SERVER_CERT_PATH", "MLFLOW_TRACKING_CLIENT_CERT_PATH"
 
 Absent = Callable[[str, str], bool]
 """Says of MLflow's error code and message whether they only mean that there is no such thing."""
@@ -155,9 +157,11 @@ class MlflowRest:
         try:
             return self._client.request(method, path, params=params, json=body, timeout=self._timeouts[method == "GET"])
         except httpx.HTTPError as error:
+            hint = "check that it runs and can be reached from here"
+            if trust.is_distrust(error):
+                hint = f"name the certificate of its authority in {_SERVER_AUTHORITY} or REQUESTS_CA_BUNDLE"
             raise RegistryUnavailableError(
-                f"MLflow at {self.tracking_uri} did not answer ({type(error).__name__}: {error}): check that it runs "
-                "and can be reached from here"
+                f"MLflow at {self.tracking_uri} did not answer ({type(error).__name__}: {error}): {hint}"
             ) from error
 
     def _document(self, response: httpx.Response) -> Answer:
@@ -237,15 +241,15 @@ def _basic_auth(environ: Mapping[str, str]) -> tuple[str, str] | None:
 def _tls(environ: Mapping[str, str]) -> ssl.SSLContext | bool:
     if environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("1", "true"):
         return False
-    authority, certificate = (environ.get(f"MLFLOW_TRACKING_{name}_CERT_PATH") for name in ("SERVER", "CLIENT"))
-    if not authority and not certificate:
-        return True
+    context = trust.context(environ, _SERVER_AUTHORITY)
+    certificate = environ.get(_CLIENT_CERTIFICATE)
+    if not certificate:
+        return context or True
     try:
-        context = ssl.create_default_context(cafile=authority or None)
-        if certificate:
-            context.load_cert_chain(certificate)
+        context = context or ssl.create_default_context()
+        context.load_cert_chain(certificate)
     except (OSError, ssl.SSLError) as error:
-        raise SettingsError(f"MLFLOW_TRACKING_*_CERT_PATH cannot be used: {error}") from error
+        raise SettingsError(f"{_CLIENT_CERTIFICATE} cannot be used: {error}") from error
     return context
 
 

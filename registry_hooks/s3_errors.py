@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from botocore import exceptions as boto
 from urllib3.exceptions import HTTPError
 
+from registry_hooks import trust
 from registry_hooks.errors import (
     AccessDeniedError,
     ObjectChangedError,
@@ -227,7 +228,7 @@ def _denied(call: Call, why: str) -> AccessDeniedError:
 
 
 def _unavailable(call: Call, why: str) -> StoreUnavailableError:
-    return StoreUnavailableError(
-        f"{call.what} {call.uri} failed, {call.where} does not answer ({why}); check that the store runs and that "
-        "`store.endpoint_url` or MLFLOW_S3_ENDPOINT_URL names it"
-    )
+    hint = "check that the store runs and that `store.endpoint_url` or MLFLOW_S3_ENDPOINT_URL names it"
+    if trust.is_distrust(why):
+        hint = "name the certificate of its authority in AWS_CA_BUNDLE or REQUESTS_CA_BUNDLE"
+    return StoreUnavailableError(f"{call.what} {call.uri} failed, {call.where} does not answer ({why}); {hint}")

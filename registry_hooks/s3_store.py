@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import weakref
 from collections.abc import Sequence
 from contextlib import closing
@@ -15,6 +16,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import IncompleteReadError
 
+from registry_hooks import trust
 from registry_hooks.errors import (
     ObjectChangedError,
     ObjectTooLargeError,
@@ -168,9 +170,21 @@ def _connect(settings: StoreSettings, endpoint_url: str | None, credentials: Cre
     session = boto3.session.Session(**keys)
     region = session.region_name or ("us-east-1" if endpoint_url else None)
     try:
-        return session.client("s3", endpoint_url=endpoint_url, region_name=region, config=config)
+        return session.client("s3", endpoint_url=endpoint_url, region_name=region, config=config, verify=_authority())
     except ValueError as error:
         raise SettingsError(f"store.endpoint_url {endpoint_url!r} is not the URL of a store: {error}") from error
+
+
+def _authority() -> str | None:
+    """The authority that boto3 would not find by itself; None leaves the choice to it (`AWS_CA_BUNDLE`, AWS's files).
+
+    Raises:
+        SettingsError: A variable names what does not exist.
+    """
+    found = trust.authority(os.environ, "AWS_CA_BUNDLE")
+    if found is None or found[0] in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):
+        return None
+    return str(found[1])
 
 
 def _check_range(answer: Any, uri: str, start: int, length: int) -> None:
