@@ -25,7 +25,7 @@ from pipeline.recording import GoldenRecorder
 from pipeline.scratch import scratch_dir
 from pipeline.shipment import Shipment
 from pipeline.stages import PublishProgress, Stopwatch
-from registry_hooks import contract, manifest
+from registry_hooks import contract, manifest, mlflow_names
 from registry_hooks.errors import RelayError
 from registry_hooks.golden import GoldenSet
 from registry_hooks.golden_chat import STOP
@@ -35,6 +35,7 @@ from registry_hooks.records import CheckpointDraft, Lineage, ModelVersion
 from registry_hooks.settings import Settings
 
 _ATTEMPTS = 4
+_MAX_TOLD = 5
 _RETRY_TIMEOUT_S = 60.0
 T = TypeVar("T")
 
@@ -116,7 +117,7 @@ def publish(
         draft = _draft(source, listed, lineage=lineage, told=told, settings=settings, options=options)
         with watch.stage("register"):
             version = _patiently(lambda: catalog.find_version(draft.name, draft.digest))
-        was_there, notes = version is not None, [code.trouble]
+        was_there, notes = version is not None, [code.trouble, _about_names(draft)]
         if version is None:
             with watch.stage("register"):
                 place = _patiently(lambda: catalog.open_draft(draft))
@@ -146,6 +147,15 @@ def _registered(draft: CheckpointDraft, shipment: Shipment, golden: bytes, catal
     _patiently(lambda: catalog.finish_draft(draft, place))
     tags = _tags(draft, dtype=checkpoint.dtype, size_bytes=shipment.manifest.size_bytes, golden=golden)
     return _patiently(lambda: catalog.create_version(draft, place, tags))
+
+
+def _about_names(draft: CheckpointDraft) -> str:
+    """What MLflow's pages call otherwise than the trainer does."""
+    changed = mlflow_names.changes([*draft.metrics, *draft.params])
+    if not changed:
+        return ""
+    listed = ", ".join(f"{old} as {new}" for new, old in sorted(changed.items())[:_MAX_TOLD])
+    return f"MLflow does not take the names of all metrics and params and shows {listed}"
 
 
 def _about_chats(golden: GoldenSet) -> str:

@@ -47,6 +47,8 @@ TAG_JUDGED_THROUGH = "relay.judged_through"
 
 # Tag on the training run that `relay publish` makes when the Trainer made none.
 TAG_TRAINING_KEY = "relay.training_key"
+# Tag on a version's run: metrics and params whose names MLflow does not take, as JSON: what it has, what it was called.
+TAG_RENAMED = "relay.renamed"
 # Tag on a deployment run: why it ended as it did, in one sentence.
 TAG_BECAUSE = "relay.because"
 

@@ -26,6 +26,7 @@ from registry_hooks.mlflow_runs import (
     milliseconds,
     pairs,
     quoted,
+    renaming_tag,
 )
 from registry_hooks.records import CheckpointDraft, DraftPlace, ModelVersion
 
@@ -84,6 +85,9 @@ class MlflowCatalog:
         """
         lineage = draft.lineage
         finite = {key: value for key, value in draft.metrics.items() if math.isfinite(value)}
+        renaming = renaming_tag([*finite, *draft.params])
+        if renaming:
+            self._rest.post("/runs/set-tag", run_id=place.run_id, key=contract.TAG_RENAMED, value=renaming)
         metrics = metric_entries(finite, at=lineage.saved_at, step=lineage.step, model_id=place.model_id)
         log_batch(self._rest, place.run_id, metrics=metrics, params={**draft.params, "step": str(lineage.step)})
         self._link_output(place.parent_run_id, place.model_id, lineage.step)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from registry_hooks import contract, mlflow_names
 from registry_hooks.errors import DeletedExperimentError, UnknownModelError, UserError
 from registry_hooks.mlflow_rest import ALREADY_EXISTS, DOES_NOT_EXIST, MlflowRest
 from registry_hooks.records import RunRecord
@@ -14,7 +16,6 @@ from registry_hooks.records import RunRecord
 # What MLflow's tables hold. Longer texts are cut here, at the door, since a refused report is worse than a cut one.
 MAX_RUN_TAG_CHARS = 8000
 MAX_PARAM_CHARS = 6000
-MAX_KEY_CHARS = 250
 _MAX_PARAMS_PER_CALL = 100
 _MAX_METRICS_PER_CALL = 1000
 # MLflow stores an infinity as the largest double.
@@ -119,12 +120,27 @@ def metric_entries(
     shared: dict[str, object] = {"timestamp": milliseconds(at), "step": step}
     if model_id:
         shared["model_id"] = model_id
-    return [{"key": key[:MAX_KEY_CHARS], "value": _number(value), **shared} for key, value in metrics.items()]
+    names = mlflow_names.renamed(metrics)
+    return [{"key": names[key], "value": _number(value), **shared} for key, value in metrics.items()]
 
 
 def pairs(mapping: Mapping[str, str], max_chars: int) -> list[dict[str, str]]:
     """Tags or params as the REST API takes them, cut to what it accepts."""
-    return [{"key": key[:MAX_KEY_CHARS], "value": value[:max_chars]} for key, value in mapping.items()]
+    names = mlflow_names.renamed(mapping)
+    return [{"key": names[key], "value": value[:max_chars]} for key, value in mapping.items()]
+
+
+def renaming_tag(names: Iterable[str]) -> str:
+    """What a run's tag `relay.renamed` says of metrics and params that MLflow does not take; empty for none.
+
+    As many as the tag holds.
+    """
+    told: dict[str, str] = {}
+    for new, old in mlflow_names.changes(names).items():
+        if len(json.dumps(told | {new: old}, ensure_ascii=False)) > MAX_RUN_TAG_CHARS:
+            break
+        told[new] = old
+    return json.dumps(told, ensure_ascii=False) if told else ""
 
 
 def quoted(text: str) -> str:
@@ -153,8 +169,22 @@ def _number(value: float) -> float | str:
 
 
 def metrics_of(run: Mapping[str, Any]) -> dict[str, float]:
-    values = {entry["key"]: float(entry.get("value", 0.0)) for entry in run["data"].get("metrics", ())}
+    """Last value of each metric, by the name that it had before MLflow was told of it."""
+    names = _names_before(run)
+    values = {
+        names.get(entry["key"], entry["key"]): float(entry.get("value", 0.0))
+        for entry in run["data"].get("metrics", ())
+    }
     return {key: math.copysign(math.inf, v) if abs(v) >= _STORED_INFINITY else v for key, v in values.items()}
+
+
+def _names_before(run: Mapping[str, Any]) -> Mapping[str, str]:
+    text = mapping(run["data"].get("tags", ())).get(contract.TAG_RENAMED, "")
+    try:
+        names = json.loads(text) if text else {}
+    except ValueError:  # a person changed it
+        return {}
+    return {str(new): str(old) for new, old in names.items()} if isinstance(names, dict) else {}
 
 
 def mapping(entries: Iterable[Mapping[str, str]]) -> dict[str, str]:

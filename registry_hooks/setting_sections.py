@@ -112,7 +112,9 @@ class ServeSettings(Section):
         "", description="What other machines call this server, for `relay status`. Unset: its host and port."
     )
     server_name: str = Field(
-        default_factory=_host_name, description="Name of this server in the registry. Unset: the host's name."
+        default_factory=_host_name,
+        description="Name of this server in the registry. Unset: the host's name.",
+        pattern=r"^[\w\-][\w.\- :]*$",
     )
     api_key: Annotated[SecretStr | None, AfterValidator(_not_blank)] = Field(
         None,

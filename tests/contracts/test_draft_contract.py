@@ -38,6 +38,13 @@ def test_a_second_try_continues_in_the_place_of_the_first(world: World, name: st
     assert version.version == 1
 
 
+def test_metrics_keep_the_names_that_the_trainer_gave_them(world: World, name: str) -> None:
+    metrics = {"eval_accuracy@1": 0.5, "eval_f1 (macro)": 0.25, "eval_loss": 1.0}
+    _, version = publish(world, draft_of(name, metrics=metrics, params={"dtype": "float32", "lr@0": "0.1"}))
+
+    assert dict(world.registry.run_metrics(version.run_id or "")) == metrics
+
+
 def test_registering_twice_makes_one_version(world: World, name: str) -> None:
     draft = draft_of(name)
     place, version = publish(world, draft)
