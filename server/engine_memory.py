@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from pathlib import Path
 
 import psutil
 
 from registry_hooks import weights
+from server import gpu
 from server.engine_spec import DEFAULT_KV_BYTES
 
 # What an engine process needs beside its weights: interpreter, torch and some rows of keys and values; on the GPU the
@@ -21,7 +20,7 @@ def device_of(setting: str) -> str:
     """`cpu` or `cuda`: where an engine with that `engine.device` will run, without asking torch."""
     if setting != "auto":
         return setting
-    return "cuda" if _free_vram_bytes() is not None else "cpu"
+    return "cuda" if gpu.card() is not None else "cpu"
 
 
 def overhead_bytes(device: str, kv_budget_bytes: int) -> int:
@@ -48,17 +47,8 @@ def _resolved(dtype: str, device: str) -> str:
 
 
 def free_bytes(device: str) -> int | None:
-    """Free memory of the device now; None when it cannot be told."""
-    return _free_vram_bytes() if device == "cuda" else psutil.virtual_memory().available
-
-
-def _free_vram_bytes() -> int | None:
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return None
-    query = [tool, "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
-    try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True).stdout
-        return max(int(line) for line in answer.split()) * 1024 * 1024
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return None
+    """Free memory of the device now, of the card that engines use; None when it cannot be told."""
+    if device != "cuda":
+        return psutil.virtual_memory().available
+    card = gpu.card()
+    return card.free_bytes if card else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,13 +12,13 @@ from pipeline.doctor.finding import Check, Finding, Role, failed, ok, warning
 from pipeline.stack import ports
 from registry_hooks.errors import PortInUseError
 from registry_hooks.settings import LOOPBACK_HOSTS, ServeSettings, Settings
+from server import gpu as gpus
 
 MIN_FREE_BYTES, GOOD_FREE_BYTES = 1_000_000_000, 10_000_000_000
 GOOD_VRAM_BYTES = 2_000_000_000
 GOOD_KEY_CHARS = 20
 MAKE_KEY = 'export RELAY_SERVE__API_KEY="$(openssl rand -hex 32)"'
 _ASK_TIMEOUT_S = 2.0
-_SMI_TIMEOUT_S = 4.0
 
 
 def cache_disk(settings: Settings) -> Sequence[Finding]:
@@ -52,21 +51,11 @@ def free_bytes(folder: Path) -> int:
 
 
 def gpu(settings: Settings) -> Sequence[Finding]:
-    """How much GPU memory is free, if there is a GPU."""
-    return [gpu_finding(settings.engine.device, free_vram_bytes())]
-
-
-def free_vram_bytes() -> int | None:
-    """Free memory of the GPU that has most of it; None where there is none, or none that nvidia-smi can ask."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return None
-    query = [tool, "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
-    try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=_SMI_TIMEOUT_S, check=True).stdout
-        return max(int(line) for line in answer.split()) * 1024 * 1024
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return None
+    """How much memory is free on the GPU that engines use, if there is one."""
+    card = gpus.card()
+    if card is not None and card.free_bytes is None:
+        return [ok("GPU", f"{card.uuid}, which does not tell its free memory")]
+    return [gpu_finding(settings.engine.device, card.free_bytes if card else None)]
 
 
 def gpu_finding(device: str, free: int | None) -> Finding:

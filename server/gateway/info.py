@@ -36,6 +36,7 @@ class ModelInfo(BaseModel):
         checkpoint_step: Optimizer step of the checkpoint; null for a version that was not published by Relay.
         attested: Whether the bytes were checked against the manifest that the registry vouches for.
         vram_usage_gb: GPU memory of the engine, 10^9 bytes; 0 on CPU.
+        degraded: What is worse than one would think, such as an engine on the CPU of a machine with a card.
         desired_version: What the alias names; null when it names nothing or the registry does not answer.
         reason: Why the desired version is served, or why it is not.
     """
@@ -60,6 +61,7 @@ class ModelInfo(BaseModel):
     vram_usage_gb: float = 0.0
     memory_usage_gb: float = 0.0
     device: str | None = None
+    degraded: str | None = None
     dtype: str | None = None
     max_model_len: int | None = None
     loaded_at: datetime | None = None
@@ -121,6 +123,7 @@ def _served(slot: Slot, health: Mapping[str, object]) -> dict[str, object]:
         "vram_usage_gb": round(_number(vram) / 1e9, 3),
         "memory_usage_gb": round(_number(rss) / 1e9, 3),
         "device": ready.device,
+        "degraded": slot.degraded or None,
         "dtype": ready.dtype,
         "max_model_len": ready.max_model_len_tokens,
         "loaded_at": slot.loaded_at,

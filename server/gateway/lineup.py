@@ -58,6 +58,7 @@ class Slot:
 
     Attributes:
         leaving: Why it is to go, for those whose streams outlast that.
+        degraded: What is worse than somebody who set this machine up would think; empty for nothing.
     """
 
     checkpoint: Checkpoint
@@ -65,6 +66,7 @@ class Slot:
     loaded_at: datetime
     in_flight: int = 0
     leaving: Leaving = ""
+    degraded: str = ""
     number: int = field(default_factory=lambda: next(_numbers))
 
     def is_alive(self) -> bool:

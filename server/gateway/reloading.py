@@ -111,7 +111,10 @@ class Loader:
         except BaseException:
             engine.stop()
             raise
-        return Slot(checkpoint=checkpoint, engine=engine, loaded_at=datetime.now(UTC))
+        degraded = room.degraded(self.settings.engine.device, engine.ready.device)
+        if degraded:
+            events.logger().warning("engine.degraded", version=checkpoint.version.version, because=degraded)
+        return Slot(checkpoint=checkpoint, engine=engine, loaded_at=datetime.now(UTC), degraded=degraded)
 
     def start_cached(self, checkpoint: Checkpoint, reload: Reload, cancelled: Callable[[], bool]) -> Slot:
         """An engine of files that were fetched before.

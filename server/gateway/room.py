@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from server import gpu
 from server.engine_memory import device_of, estimated_weight_bytes, free_bytes, overhead_bytes, weight_bytes
 
-__all__ = ["Plan", "device_of", "estimated_weight_bytes", "free_bytes", "overhead_bytes", "plan", "weight_bytes"]
+__all__ = [
+    "Plan",
+    "degraded",
+    "device_of",
+    "estimated_weight_bytes",
+    "free_bytes",
+    "overhead_bytes",
+    "plan",
+    "weight_bytes",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,3 +58,18 @@ def plan(*, device: str, needed: int, free: int | None, warm: int, reserve: int)
     else:
         mode, because = "no-room", f"{sizes}; only {free / 1e9:.2f} GB are free on {device}"
     return Plan(mode=mode, device=device, needed_bytes=needed, free_bytes=free, because=because)
+
+
+def degraded(setting: str, device: str) -> str:
+    """What is worse about an engine than people will think: `auto` that fell to the CPU of a machine with a card.
+
+    Args:
+        setting: `engine.device`.
+        device: Where the engine runs.
+    """
+    if setting != "auto" or device != "cpu" or not gpu.is_expected():
+        return ""
+    return (
+        "engine.device is auto and the engine runs on the CPU, although this machine has nvidia-smi: look at what "
+        "nvidia-smi says, or set engine.device to cpu"
+    )

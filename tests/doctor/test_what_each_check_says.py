@@ -102,16 +102,17 @@ def test_the_gpu_is_judged_by_what_engines_want_of_it(device: str, free: int | N
     assert machine_checks.gpu_finding(device, free).verdict == verdict
 
 
-def test_the_gpu_with_most_memory_free_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gpu_that_engines_use_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    without = machine_checks.free_vram_bytes()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    without = machine_checks.gpu(Settings())
     tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho 1024\necho 4096\n")
+    tool.write_text("#!/bin/sh\necho 0, GPU-a, 90000\necho 1, GPU-b, 1000\n")
     tool.chmod(0o755)
-    with_two = machine_checks.free_vram_bytes()
-    tool.write_text("#!/bin/sh\necho no devices were found; exit 6\n")
+    [full] = machine_checks.gpu(Settings())
 
-    assert (without, with_two, machine_checks.free_vram_bytes()) == (None, 4096 * 1024**2, None)
+    assert [one.verdict for one in without] == ["ok"]
+    assert (full.verdict, "1.0 GB" in full.what) == ("warning", True)
 
 
 @pytest.mark.parametrize(
