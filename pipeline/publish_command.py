@@ -21,6 +21,7 @@ from rich.progress import (
 
 from pipeline.connecting import connected
 from pipeline.merged_copy import merged_copy
+from pipeline.mlflow_pages import version_link
 from pipeline.publishing import Published, PublishOptions, publish
 from pipeline.stages import PublishProgress
 from registry_hooks.mlflow_catalog import MlflowCatalog
@@ -65,16 +66,11 @@ def _publish(folder: Path, *, settings: Settings, options: PublishOptions) -> in
             options=options,
             progress=progress,
         )
-    _report(console, published, settings.tracking_uri)
+    _report(console, published, settings.mlflow_url)
     return 0
 
 
-def version_link(tracking_uri: str, name: str, version: int) -> str:
-    """The page of a version in MLflow's UI, which would open in its GenAI mode by itself."""
-    return f"{tracking_uri}/#/models/{name}/versions/{version}?workflowType=machine_learning"
-
-
-def _report(console: Console, published: Published, tracking_uri: str) -> None:
+def _report(console: Console, published: Published, mlflow_url: str) -> None:
     version = published.version
     if published.nonfinite:
         listed = ", ".join(f"{key} = {value}" for key, value in sorted(published.nonfinite.items()))
@@ -90,7 +86,7 @@ def _report(console: Console, published: Published, tracking_uri: str) -> None:
             f"published {version.label} step {published.step}, {published.size_bytes / 1e6:.1f} MB "
             f"in {published.total_s:.1f} s"
         )
-    console.print(version_link(tracking_uri, version.name, version.version))
+    console.print(version_link(mlflow_url, version.name, version.version))
 
 
 @contextmanager

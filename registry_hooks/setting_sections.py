@@ -43,6 +43,12 @@ class RegistrySettings(Section):
     tracking_uri: str = Field(
         "", description="MLflow server. Unset: `MLFLOW_TRACKING_URI`, else `http://127.0.0.1:5000`."
     )
+    public_url: str = Field(
+        "",
+        description="MLflow's address in people's browsers, for links in descriptions and on the terminal. Unset: that "
+        "of the MLflow server.",
+        pattern=r"^(https?://.+)?$",
+    )
     experiment: str = Field("relay", description="Experiment of the training runs that `relay publish` makes itself.")
     score_metric: str = Field("eval_loss", description="The metric that `/models/info` and deployments call the score.")
     timeout_s: float = Field(3.0, gt=0, le=120, description="Bound on one read of the registry.")

@@ -73,6 +73,11 @@ class Settings(Section):
         return self.registry.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_TRACKING_URI
 
     @property
+    def mlflow_url(self) -> str:
+        """Where people find MLflow's pages."""
+        return (self.registry.public_url or self.tracking_uri).rstrip("/")
+
+    @property
     def s3_endpoint_url(self) -> str | None:
         """Where S3 is, after the fallbacks; None for AWS itself."""
         return self.store.endpoint_url or os.environ.get("MLFLOW_S3_ENDPOINT_URL") or None

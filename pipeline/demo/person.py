@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from pipeline.compare_link import compare_link
+from pipeline.mlflow_pages import compare_link
 from registry_hooks import contract
 from registry_hooks.errors import RegistryError
 

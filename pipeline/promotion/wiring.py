@@ -8,9 +8,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipeline.compare_link import compare_link
 from pipeline.connecting import connected
 from pipeline.evaluation.conduct import conduct_of
+from pipeline.mlflow_pages import compare_link
 from pipeline.promotion.acting import Hands
 from pipeline.promotion.moves import this_person
 from pipeline.promotion.policy import Policy, load_policy
@@ -91,7 +91,7 @@ def _judge(
 
     def url(versions: Sequence[ModelVersion]) -> str:
         runs = {str(version.version): version.run_id for version in versions if version.run_id}
-        return compare_link(settings.tracking_uri, settings.registry.name, runs)
+        return compare_link(settings.mlflow_url, settings.registry.name, runs)
 
     if path is None:
         direction = "lower" if policy.lower_is_better else "higher"

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.compare_link import compare_link
 from pipeline.demo.world import save_untrained
+from pipeline.mlflow_pages import compare_link
 from pipeline.stack.local import LocalStack
 from registry_hooks.mlflow_registry import MlflowRegistry
 

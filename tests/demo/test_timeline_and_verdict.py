@@ -9,12 +9,13 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from pipeline.compare_link import compare_link
 from pipeline.demo import tasks, verdict
 from pipeline.demo.gateway_view import ServerState, is_refused, reload_of
 from pipeline.demo.narrator import metrics_line
 from pipeline.demo.timeline import MILESTONES, Passage, Reload
 from pipeline.demo.verdict import Answers, Usage
+from pipeline.mlflow_pages import compare_link, version_link
+from registry_hooks.settings import RegistrySettings, Settings
 
 SAVED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 QUESTIONS = tasks.questions()
@@ -117,6 +118,18 @@ def test_a_refused_version_is_told_from_one_that_is_tried_again() -> None:
     assert is_refused(server_state(outcome="refused"), 2)
     assert not is_refused(server_state(outcome="failed"), 2)
     assert not is_refused(server_state(outcome="refused"), 1)
+
+
+def test_links_carry_the_name_that_people_know_mlflow_by_and_quote_that_of_the_model() -> None:
+    here = Settings(registry=RegistrySettings(tracking_uri="http://127.0.0.1:5000"))
+    there = Settings(
+        registry=RegistrySettings(tracking_uri=here.tracking_uri, public_url="https://mlflow.example.com/")
+    )
+
+    assert (here.mlflow_url, there.mlflow_url) == ("http://127.0.0.1:5000", "https://mlflow.example.com")
+    assert version_link(there.mlflow_url, "my model #2", 3) == (
+        "https://mlflow.example.com/#/models/my%20model%20%232/versions/3?workflowType=machine_learning"
+    )
 
 
 def test_the_compare_link_maps_versions_to_runs_and_asks_for_the_mode_with_metrics() -> None:
