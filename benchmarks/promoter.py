@@ -41,7 +41,7 @@ NUM_PASSES = 200
 class NoJudge:
     """Nothing is new, so nobody asks."""
 
-    def judge(self, incumbent: ModelVersion, candidates: Sequence[ModelVersion]) -> Judgement:
+    def judge(self, incumbent: ModelVersion | None, candidates: Sequence[ModelVersion]) -> Judgement:
         raise AssertionError("there was something to judge")
 
 

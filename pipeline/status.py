@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,6 +11,8 @@ from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from pipeline.promotion import ledger
+from pipeline.promotion import waiting as why_it_waits
 from pipeline.promotion.marks import Mark, read_mark
 from pipeline.promotion.standing import is_judged
 from pipeline.server_view import ServerView, server_views
@@ -21,6 +23,9 @@ from registry_hooks.records import ModelVersion, RunRecord
 from registry_hooks.settings import Settings
 
 NUM_VERSIONS_SEEN = 25
+# Among so many decisions the last move is looked for, where the alias is gone.
+_NUM_DECISIONS_SEEN = 100
+_NUM_REASONS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +46,7 @@ class Overview:
         num_pending: Checkpoints on this box that are still to be uploaded; None when there is no queue here.
         newest: None when the registry has no version yet.
         waiting: Those of the newest 25 versions that nobody has judged yet, newest first.
+        why_waiting: Why each of them waits.
         hold: Who keeps automation from moving the alias, and why.
         freeze: The same for promotions alone.
     """
@@ -52,6 +58,7 @@ class Overview:
     num_pending: int | None
     newest: LastSeen | None
     waiting: list[int]
+    why_waiting: dict[int, str]
     hold: Mark | None
     freeze: Mark | None
     last_decision: RunRecord | None
@@ -79,6 +86,7 @@ def overview(
         num_pending=None if pending_dir is None else count_pending(pending_dir),
         newest=_last_seen(newest[0]) if newest else None,
         waiting=waiting_of(newest),
+        why_waiting=_why_waiting(registry, settings, newest, tags, aliases, now),
         hold=read_mark(tags.get(contract.TAG_HOLD)),
         freeze=read_mark(tags.get(contract.TAG_FREEZE)),
         last_decision=_first(registry.latest_runs(contract.decisions_experiment(name), 1)),
@@ -98,6 +106,23 @@ def waiting_of(versions: Iterable[ModelVersion]) -> list[int]:
     return [version.version for version in versions if not is_judged(version)]
 
 
+def _why_waiting(
+    registry: ModelOverview,
+    settings: Settings,
+    versions: Sequence[ModelVersion],
+    tags: Mapping[str, str],
+    aliases: Mapping[str, int],
+    now: datetime,
+) -> dict[int, str]:
+    name, alias, is_removed = settings.registry.name, settings.registry.alias, False
+    if alias not in aliases:
+        entries = map(ledger.from_run, registry.latest_runs(contract.decisions_experiment(name), _NUM_DECISIONS_SEEN))
+        move = next((entry for entry in entries if entry.is_move and entry.alias == alias), None)
+        is_removed = move is not None and move.target is None
+    facts = why_it_waits.facts_for_people(tags, aliases, alias, is_removed=is_removed, now=now)
+    return {one.version: why_it_waits.why(one, facts) for one in versions if not is_judged(one)}
+
+
 def show(view: Overview, console: Console) -> None:
     """Print it for people."""
     console.print(rendered(view), highlight=False)
@@ -112,6 +137,7 @@ def rendered(view: Overview) -> RenderableType:
         lines.append(f"[yellow]{escape(note)}[/yellow]")
     lines += [f"[yellow]{line}[/yellow]" for line in (_mark("held", view.hold), _mark("frozen", view.freeze)) if line]
     lines += [_arrivals(view), *([_queue(view.num_pending)] if view.num_pending is not None else [])]
+    lines += _reasons(view)
     if view.last_decision is not None:
         because = view.last_decision.tags.get(contract.TAG_BECAUSE, "")
         lines.append(f"last decision: {escape(_event(view.last_decision))}{escape(f': {because}' if because else '')}")
@@ -150,6 +176,15 @@ def _arrivals(view: Overview) -> str:
         f"newest: version {newest.version}{step}{saved}, {newest.state or 'not judged yet'}; "
         f"waiting to be judged: {waiting if view.waiting else 'none'}"
     )
+
+
+def _reasons(view: Overview) -> list[str]:
+    """Why they wait: each reason once, with the versions that it holds for."""
+    by_reason: dict[str, list[str]] = {}
+    for number, reason in view.why_waiting.items():
+        by_reason.setdefault(reason, []).append(str(number))
+    shown = list(by_reason.items())[:_NUM_REASONS]
+    return [escape(f"  {', '.join(numbers[:8])}: {reason}") for reason, numbers in shown]
 
 
 def _queue(num_pending: int) -> str:

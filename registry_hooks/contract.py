@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatch
 
 # Aliases on the registered model. MLflow's aliases are case-sensitive.
@@ -29,6 +29,8 @@ TAG_NONFINITE = "relay.nonfinite_metrics"
 TAG_STATE = "relay.state"
 TAG_REASON = "relay.reason"
 TAG_JUDGED = "relay.judged"
+TAG_OF = "relay.of"
+TAG_TRIES = "relay.tries"
 TAG_REFUSED_PREFIX = "relay.refused."
 TAG_DECLINED_PREFIX = "relay.declined."
 # What `TAG_STATE` may say. "Promoted" is what the alias says.
@@ -144,6 +146,20 @@ def scores_file(test_set_digest: str) -> str:
 def _short(digest: str) -> str:
     """As much of a digest as people compare."""
     return digest[:12]
+
+
+def copied_tags(label: str, tags: Mapping[str, str], *, is_copy: bool) -> frozenset[str]:
+    """The keys among `tags` whose values were written for another version: MLflow copies all tags with a version.
+
+    Args:
+        label: `NAME/VERSION` of the version that has the tags.
+        tags: All of its tags.
+        is_copy: Whether it was made of another version. Then all counts as that one's until the promoter has seen it.
+    """
+    owner = tags.get(TAG_OF) or ("" if is_copy else label)
+    changed = (TAG_STATE, TAG_REASON, TAG_JUDGED, TAG_TRIES)
+    prefixes = (TAG_REFUSED_PREFIX, TAG_DECLINED_PREFIX)
+    return frozenset(key for key in tags if owner != label and (key in changed or key.startswith(prefixes)))
 
 
 def published_files(names: Iterable[str]) -> list[str]:

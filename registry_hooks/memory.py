@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
+from registry_hooks import contract
 from registry_hooks.errors import RegistryError, RegistryUnavailableError, UnknownModelError, UserError
 from registry_hooks.records import CheckpointDraft, DraftPlace, ModelVersion, RunRecord
 
@@ -24,6 +25,7 @@ class _Model:
 class _Run:
     experiment: str
     metrics: dict[str, float] = field(default_factory=dict)
+    params: dict[str, str] = field(default_factory=dict)
     ended: bool = False
 
 
@@ -53,6 +55,7 @@ class MemoryRegistry:
         self._runs: dict[str, _Run] = {}
         self._trainings: dict[str, str] = {}
         self._drafts: dict[str, _Draft] = {}
+        self._copies: set[tuple[str, int]] = set()
         self._numbers = itertools.count(1)
         self._lock = threading.RLock()
 
@@ -65,6 +68,7 @@ class MemoryRegistry:
         artifact_uri: str,
         tags: Mapping[str, str] | None = None,
         metrics: Mapping[str, float] | None = None,
+        params: Mapping[str, str] | None = None,
         model_id: str | None = None,
         status: str = "READY",
     ) -> ModelVersion:
@@ -72,6 +76,7 @@ class MemoryRegistry:
         with self._lock:
             run_id = self._new_run(self._experiment)
             self._runs[run_id].metrics.update(metrics or {})
+            self._runs[run_id].params.update(params or {})
             return self._register(
                 name, run_id=run_id, model_id=model_id, artifact_uri=artifact_uri, status=status, tags=dict(tags or {})
             )
@@ -92,17 +97,25 @@ class MemoryRegistry:
         """The version that `alias` names now."""
         with self._answering():
             model = self._model(name)
-            return model.versions[model.aliases[alias]] if alias in model.aliases else None
+            return self._shown(model.versions[model.aliases[alias]]) if alias in model.aliases else None
 
     def get_version(self, name: str, version: int) -> ModelVersion:
         """One version."""
         with self._answering():
-            return self._version(name, version)
+            return self._shown(self._version(name, version))
 
     def run_metrics(self, run_id: str) -> Mapping[str, float]:
         """Last value of each metric of a run."""
         with self._answering():
             return dict(self._run(run_id).metrics)
+
+    def get_run(self, run_id: str) -> RunRecord:
+        """All that a run tells."""
+        with self._answering():
+            run = self._run(run_id)
+            about = next((record for record in self.records if record.run_id == run_id), None)
+            empty = RunRecord(experiment=run.experiment, run_name="", params={}, metrics={}, tags={}, run_id=run_id)
+            return about or replace(empty, params=dict(run.params), metrics=dict(run.metrics))
 
     # ReportSink.
 
@@ -121,10 +134,9 @@ class MemoryRegistry:
     def record_run(self, record: RunRecord) -> str:
         """Write one finished run."""
         with self._answering():
-            now = datetime.now(UTC)
-            self.records.append(replace(record, started_at=record.started_at or now, ended_at=record.ended_at or now))
             run_id = self._new_run(record.experiment)
             self._runs[run_id] = _Run(experiment=record.experiment, metrics=dict(record.metrics), ended=True)
+            self._keep(replace(record, run_id=run_id, ended_at=record.ended_at or datetime.now(UTC)))
             return run_id
 
     # ModelOverview.
@@ -149,7 +161,7 @@ class MemoryRegistry:
         with self._answering():
             versions = self._models[name].versions.values() if name in self._models else ()
             newest = sorted(versions, key=lambda version: version.version, reverse=True)[:limit]
-            return tuple(as_listed(version) for version in newest)
+            return tuple(as_listed(self._shown(version)) for version in newest)
 
     # CheckpointCatalog.
 
@@ -203,8 +215,21 @@ class MemoryRegistry:
                 tags=dict(tags),
             )
 
+    def _shown(self, version: ModelVersion) -> ModelVersion:
+        """As MLflow's adapter shows it: without what was said of the version that it is a copy of."""
+        is_copy = (version.name, version.version) in self._copies
+        copied = contract.copied_tags(version.label, version.tags, is_copy=is_copy)
+        tags = {key: value for key, value in version.tags.items() if key not in copied}
+        return replace(version, tags=tags, copied_tags=copied)
+
+    def _keep(self, record: RunRecord) -> None:
+        started = round((record.started_at or datetime.now(UTC)).timestamp() * 1000)  # what MLflow's column holds
+        self.records.append(replace(record, started_at=datetime.fromtimestamp(started / 1000, UTC)))
+
     def _newest_first(self, experiment: str) -> list[RunRecord]:
-        return [record for record in reversed(self.records) if record.experiment == experiment]
+        """By their start, as they tell it themselves; which of two of one moment comes first nobody can rely on."""
+        found = [record for record in self.records if record.experiment == experiment]
+        return sorted(found, key=lambda record: record.started_at or datetime.min.replace(tzinfo=UTC), reverse=True)
 
     def _answering(self) -> threading.RLock:
         self.num_calls += 1

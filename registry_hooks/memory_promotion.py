@@ -24,20 +24,42 @@ class MemoryPromotion(MemoryRegistry):
             for alias in [alias for alias, number in model.aliases.items() if number == version]:
                 del model.aliases[alias]
 
+    def delete_run(self, run_id: str) -> None:
+        """Remove a run for good, as `mlflow gc` does after somebody deleted it."""
+        with self._lock:
+            self._runs.pop(run_id, None)
+            self.records = [record for record in self.records if record.run_id != run_id]
+
+    def copy_version(self, name: str, version: int, to: str) -> ModelVersion:
+        """Make a version of another registered model of this one, as MLflow does: with its run and all its tags."""
+        with self._lock:
+            old = self._version(name, version)
+            copy = self._register(
+                to,
+                run_id=old.run_id or "",
+                model_id=old.model_id,
+                artifact_uri=old.artifact_uri,
+                status=old.status,
+                tags=dict(old.tags),
+            )
+            self._copies.add((to, copy.version))
+            return self._shown(copy)
+
     # VersionBook.
 
     def versions_after(self, name: str, version: int) -> Sequence[ModelVersion]:
         """All versions with a higher number, lowest first."""
         with self._answering():
             versions = self._model(name).versions
-            return tuple(as_listed(versions[number]) for number in sorted(versions) if number > version)
+            return tuple(as_listed(self._shown(versions[number])) for number in sorted(versions) if number > version)
 
     def versions_tagged(self, name: str, key: str, value: str) -> Sequence[ModelVersion]:
         """All versions whose tag `key` is `value`, lowest number first."""
         with self._answering():
             versions = self._models[name].versions if name in self._models else {}
             found = [number for number in sorted(versions) if versions[number].tags.get(key) == value]
-            return tuple(as_listed(versions[number]) for number in found)
+            shown = (as_listed(self._shown(versions[number])) for number in found)
+            return tuple(version for version in shown if key not in version.copied_tags)
 
     def set_alias(self, name: str, alias: str, version: int | None) -> None:
         """Point an alias at a version; None removes it."""
@@ -72,8 +94,7 @@ class MemoryPromotion(MemoryRegistry):
         """Write a run that is RUNNING; its id."""
         with self._answering():
             run_id = self._new_run(record.experiment)
-            started = record.started_at or datetime.now(UTC)
-            self.records.append(replace(record, started_at=started, is_open=True, run_id=run_id))
+            self._keep(replace(record, is_open=True, run_id=run_id))
             return run_id
 
     def close_run(self, run_id: str, *, failed: bool, because: str) -> None:

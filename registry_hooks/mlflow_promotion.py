@@ -28,7 +28,8 @@ class MlflowPromotion:
 
     def versions_tagged(self, name: str, key: str, value: str) -> Sequence[ModelVersion]:
         """All versions whose tag `key` is `value`, lowest number first."""
-        return tuple(self._search(f"name = {quoted(name)} AND tags.`{key}` = {quoted(value)}"))
+        found = self._search(f"name = {quoted(name)} AND tags.`{key}` = {quoted(value)}")
+        return tuple(version for version in found if version.tags.get(key) == value)  # a copy's tags are another's
 
     def set_alias(self, name: str, alias: str, version: int | None) -> None:
         """Point an alias at a version; None removes it."""

@@ -11,9 +11,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from registry_hooks import contract
 from registry_hooks.errors import UnknownModelError
 from registry_hooks.mlflow_rest import INVALID_VALUE, MlflowRest
-from registry_hooks.mlflow_runs import create_run, mapping, metrics_of, milliseconds, quoted, search_runs
+from registry_hooks.mlflow_runs import create_run, mapping, metrics_of, milliseconds, quoted, record_of, search_runs
 from registry_hooks.records import ModelVersion, RunRecord
 
 # What MLflow's tables hold. Longer texts are cut here, at the door, since a refused report is worse than a cut one.
@@ -65,6 +66,10 @@ class MlflowRegistry:
         run = self.rest.get("/runs/get", run_id=run_id)["run"]
         return metrics_of(run)
 
+    def get_run(self, run_id: str) -> RunRecord:
+        """All that a run tells."""
+        return record_of("", self.rest.get("/runs/get", run_id=run_id)["run"])
+
     def set_version_tag(self, name: str, version: int, key: str, value: str | None) -> None:
         """Set a tag of a version; None removes it, also when it was not there."""
         self._set_tag("/model-versions", key, value, name=name, version=str(version))
@@ -109,15 +114,19 @@ class MlflowRegistry:
     def version_of(self, document: Mapping[str, Any]) -> ModelVersion:
         """The record of a version as MLflow's REST API shows it; where its files lie costs more, and is not asked."""
         source = str(document.get("source", ""))
+        name, number, tags = str(document["name"]), int(document["version"]), mapping(document.get("tags", ()))
+        is_copy = source.startswith("models:/") and "/" in source.removeprefix("models:/")
+        copied = contract.copied_tags(f"{name}/{number}", tags, is_copy=is_copy)
         return ModelVersion(
-            name=str(document["name"]),
-            version=int(document["version"]),
+            name=name,
+            version=number,
             run_id=document.get("run_id") or None,
             model_id=source.removeprefix("models:/") if source.startswith("models:/m-") else None,
             artifact_uri="",
             status=str(document.get("status", "READY")),
-            tags=mapping(document.get("tags", ())),
+            tags={key: value for key, value in tags.items() if key not in copied},
             description=str(document.get("description") or ""),
+            copied_tags=copied,
         )
 
     def located(self, document: Mapping[str, Any]) -> ModelVersion:

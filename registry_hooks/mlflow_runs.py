@@ -100,7 +100,7 @@ def search_runs(rest: MlflowRest, experiment: str, *, limit: int, condition: str
         max_results=limit,
         order_by=["attributes.start_time DESC"],
     )
-    return tuple(_record_of(experiment, run) for run in answer.get("runs", ()))
+    return tuple(record_of(experiment, run) for run in answer.get("runs", ()))
 
 
 def log_batch(
@@ -191,7 +191,8 @@ def mapping(entries: Iterable[Mapping[str, str]]) -> dict[str, str]:
     return {entry["key"]: entry.get("value", "") for entry in entries}
 
 
-def _record_of(experiment: str, run: Mapping[str, Any]) -> RunRecord:
+def record_of(experiment: str, run: Mapping[str, Any]) -> RunRecord:
+    """A run as the REST API shows it."""
     info, data = run["info"], run["data"]
     return RunRecord(
         experiment=experiment,

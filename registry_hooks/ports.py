@@ -42,6 +42,18 @@ class VersionSource(Protocol):
         """Last value of each metric of a run; NaN and infinities as they were logged."""
 
 
+class RunSource(Protocol):
+    """What judging reads of trainings."""
+
+    def get_run(self, run_id: str) -> RunRecord:
+        """All that a run tells: params, tags, the last value of each metric.
+
+        Raises:
+            UnknownModelError: There is no such run (any more).
+            RegistryUnavailableError: No answer in time.
+        """
+
+
 class ReportSink(Protocol):
     """What a server writes into the registry."""
 

@@ -20,7 +20,9 @@ class ModelVersion:
         artifact_uri: Where its files lie, resolved by the registry (`s3://bucket/prefix`, no slash at the end); empty
             in lists of versions, where nobody asked, and where the run behind it is gone: it cannot be served then.
         status: `READY`, `PENDING_REGISTRATION` or `FAILED_REGISTRATION`.
+        tags: Those that are about it. Of a copy, what was said of the version it was copied from is left out.
         description: Markdown that the UI shows.
+        copied_tags: What was left out, by key; the promoter removes it when it sees the version first.
     """
 
     name: str
@@ -31,6 +33,7 @@ class ModelVersion:
     status: str = "READY"
     tags: Mapping[str, str] = field(default_factory=dict)
     description: str = ""
+    copied_tags: frozenset[str] = frozenset()
 
     @property
     def step(self) -> int | None:

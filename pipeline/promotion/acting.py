@@ -14,7 +14,8 @@ from pipeline.promotion.logbook import Logbook
 from pipeline.promotion.marks import PERSON, freeze_of, hold_of, write_mark
 from pipeline.promotion.rule import Rule
 from pipeline.promotion.standing import Book, Registry, Standing
-from pipeline.promotion.stepping import Admission, GoBack, NoteMove, PromoteFirst, Settle
+from pipeline.promotion.stepping import Admission, GoBack, NoteMove, Settle
+from pipeline.promotion.trying import Trial, Trouble, write_trial
 from registry_hooks import contract, events
 from registry_hooks.errors import RelayError, UnknownModelError
 from registry_hooks.records import ModelVersion
@@ -34,7 +35,10 @@ class Judgement:
         kind: `promote`, `keep`, `inconclusive` or `error`.
         winner: The version to promote; None unless `kind` is `promote`.
         stories: Markdown for the description of each version that was judged, and its reason in one sentence.
-        rejected: Of those, the ones that can never compete again, with the reason.
+        rejected: The ones that can never compete again, with the reason.
+        unscored: The ones that could not be scored now, and why; they are tried again.
+        is_counted: Of an `error` that is about all of them: whether it may lie in the incumbent, so that there is a
+            bound on the tries.
         numbers: What was measured.
         document: Every number, bound and threshold, as JSON; empty where there is nothing to say.
     """
@@ -44,6 +48,8 @@ class Judgement:
     winner: int | None = None
     stories: Mapping[int, tuple[str, str]] = field(default_factory=dict)
     rejected: Mapping[int, str] = field(default_factory=dict)
+    unscored: Mapping[int, Trouble] = field(default_factory=dict)
+    is_counted: bool = False
     numbers: Mapping[str, float] = field(default_factory=dict)
     document: str = ""
 
@@ -102,6 +108,9 @@ class Hands:
         """Write each version's state; the newest that was admitted becomes the candidate."""
         for verdict in step.verdicts:
             number = verdict.version.version
+            for key in verdict.version.copied_tags:  # what was said of the version that it was copied from
+                self._tag(number, key, None)
+            self._tag(number, contract.TAG_OF, verdict.version.label)
             self._tag(number, contract.TAG_REASON, verdict.because)
             self._tag(number, contract.TAG_STATE, verdict.state)
             if verdict.state != contract.STATE_ADMITTED:
@@ -112,21 +121,23 @@ class Hands:
             with contextlib.suppress(UnknownModelError):  # deleted since
                 self.book.set_alias(self.name, contract.ALIAS_CANDIDATE, max(admitted))
 
-    def promote_first(self, step: PromoteFirst, seen: Standing, *, now: datetime) -> None:
-        """Point the alias at the very first version."""
-        entry = Entry(kind=ledger.PROMOTE, because=step.because, target=step.version.version, at=now)
-        run_id = self.move(entry, seen)
-        story = f"**Promoted**: {step.because}."
-        self.write_verdict(step.version.version, run_id, story, step.because)
-
     def go_back(self, step: GoBack, seen: Standing, *, now: datetime) -> None:
-        """Quarantine what a server refused, and point the alias at what was good before."""
+        """Quarantine what servers refused, if anything, and point the alias at what was good before."""
         bad = step.version
-        self.bar(bad, step.because)
+        if bad is not None:
+            self.bar(bad, step.because)
         if step.target is not None:
             because = f"{step.because}; back to version {step.target}"
-            entry = Entry(kind=ledger.ROLLBACK, because=because, target=step.target, previous=bad.version, at=now)
+            entry = Entry(kind=ledger.ROLLBACK, because=because, target=step.target, previous=seen.production, at=now)
             self.move(entry, seen, keep_last_good=True)
+
+    def note_trials(self, trials: Mapping[int, Trial], of_all: Trial | None, *, was: Trial | None) -> None:
+        """Remember what could not be scored, and what is in the way of all; of the latter `was` is no longer."""
+        for number, trial in trials.items():
+            self._tag(number, contract.TAG_TRIES, write_trial(trial))
+        if of_all is not None or was is not None:
+            told = None if of_all is None else write_trial(of_all)
+            self.registry.set_model_tag(self.name, contract.TAG_TRIES, told)
 
     def bar(self, version: ModelVersion, because: str) -> list[int]:
         """Quarantine a version and all with the same files; their numbers."""
@@ -151,7 +162,10 @@ class Hands:
             numbers=judgement.numbers,
             at=now,
         )
-        run_id = self.move(entry, seen) if judgement.winner is not None else self.logbook.write(entry)
+        if judgement.winner is None:
+            run_id = self.logbook.write(entry)
+        else:
+            run_id = self.move(entry, seen, keep_last_good=not seen.has_a_bar)
         events.logger().info("decision.made", kind=judgement.kind, winner=judgement.winner, because=judgement.because)
         for number, (story, reason) in judgement.stories.items():
             self.write_verdict(number, run_id, story, reason)
@@ -184,7 +198,7 @@ class Hands:
 
     def judge_again(self, number: int, story: str) -> None:
         """Take back the verdict on a version; the mark up to which all are judged last, since it would hide it."""
-        for key in (contract.TAG_JUDGED, contract.TAG_STATE, contract.TAG_REASON):
+        for key in (contract.TAG_JUDGED, contract.TAG_STATE, contract.TAG_REASON, contract.TAG_TRIES):
             self._tag(number, key, None)
         self._describe(number, story)
         if self._judged_through() >= number:

@@ -81,7 +81,7 @@ def reconcile(
         waiting = "a promoter's own pass is under way, which may score versions: this one waits for its end"
         with scheduling.one_pass(loaded, on_wait=lambda: _say(waiting)):
             found = one.difference()
-            outcome = one.reconcile(compares=found is None or not found.is_weaker)
+            outcome = one.reconcile(compares=found is None or not found.is_weaker, is_patient=False)
     for line in (*outcome.done, *(f"look at this: {alert}" for alert in outcome.alerts), f"rests: {outcome.resting}"):
         _say(line)
     if found is not None and outcome.is_held_back:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -12,13 +12,16 @@ from pipeline.evaluation.results import Evaluation
 from pipeline.promotion import ledger, report
 from pipeline.promotion.acting import Judgement
 from pipeline.promotion.deciding import decide
+from pipeline.promotion.evaluations import Evaluations
 from pipeline.promotion.policy import Policy
 from pipeline.promotion.preselection import Entrant, Preselection, preselect
 from pipeline.promotion.scalar import ScalarScore, decide_scalar
 from pipeline.promotion.scores import Scores
+from pipeline.promotion.trained import Trained, trained
+from pipeline.promotion.trying import Trouble
 from pipeline.promotion.verdicts import CandidateReport, Decision, ScalarReport
-from registry_hooks.errors import RelayError
-from registry_hooks.ports import VersionSource
+from registry_hooks.errors import UnknownModelError
+from registry_hooks.ports import RunSource
 from registry_hooks.records import ModelVersion
 
 CompareUrl = Callable[[Sequence[ModelVersion]], str | None]
@@ -28,18 +31,26 @@ CompareUrl = Callable[[Sequence[ModelVersion]], str | None]
 class MetricJudge:
     """Decides by `policy.score_metric`, a point estimate."""
 
-    source: VersionSource
+    source: RunSource
     policy: Policy
     compare_url: CompareUrl
 
-    def judge(self, incumbent: ModelVersion, candidates: Sequence[ModelVersion]) -> Judgement:
-        """Compare the metric of each candidate with the incumbent's."""
+    def judge(self, incumbent: ModelVersion | None, candidates: Sequence[ModelVersion]) -> Judgement:
+        """Compare the metric of each candidate with the incumbent's; without one the best is promoted."""
+        if incumbent is None:
+            return choose(self.source, candidates, self.policy)
         decision = decide_scalar(self._score(incumbent), [self._score(one) for one in candidates], policy=self.policy)
         return _judgement(decision, [incumbent, *candidates], self.compare_url)
 
     def _score(self, version: ModelVersion) -> ScalarScore:
-        metrics = self.source.run_metrics(version.run_id) if version.run_id else {}
-        return ScalarScore(version=version.version, step=version.step, value=metrics.get(self.policy.score_metric))
+        found = training_of(self.source, version, self.policy)
+        return ScalarScore(
+            version=version.version,
+            step=version.step,
+            value=found.value,
+            training=found.training,
+            fault=found.fault,
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,73 +62,136 @@ class ItemJudge:
         evaluate: Scores a version now, and writes that down.
     """
 
-    source: VersionSource
+    source: RunSource
     policy: Policy
     compare_url: CompareUrl
     known: Callable[[ModelVersion], Evaluation | None]
     evaluate: Callable[[ModelVersion], Evaluation]
 
-    def judge(self, incumbent: ModelVersion, candidates: Sequence[ModelVersion]) -> Judgement:
-        """Score the best few by training loss, and compare them with the incumbent on the same items."""
-        selection = preselect([self._entrant(one) for one in candidates], self.policy.max_candidates)
+    def judge(self, incumbent: ModelVersion | None, candidates: Sequence[ModelVersion]) -> Judgement:
+        """Score the incumbent, then the best few by the metric, and compare them on the same items.
+
+        Without an incumbent the best by the metric is promoted, unscored: whoever waits is compared with it next.
+        """
+        if incumbent is None:
+            return choose(self.source, candidates, self.policy)
+        found = Evaluations(known=self.known, evaluate=self.evaluate)
+        found.add(incumbent)
+        if (trouble := found.in_the_way(incumbent)) is not None:
+            return _later(trouble)
+        facts = {one.version: training_of(self.source, one, self.policy) for one in candidates}
+        selection = self._preselect(facts)
         chosen = [one for one in candidates if one.version in selection.chosen]
-        fresh: dict[int, Evaluation] = {}
-        evaluations, rejected, trouble = self._evaluate_all(chosen, fresh, reuse=True)
-        if not evaluations:
-            return _nobody(chosen, rejected, trouble)
-        try:
-            base = self._one(incumbent, fresh, reuse=True)
-            if len({one.fingerprint for one in (base, *evaluations.values())}) > 1:
-                # Some were scored in another way, before an upgrade say: these are scored anew.
-                base = self._one(incumbent, fresh, reuse=False)
-                evaluations, rejected, trouble = self._evaluate_all(chosen, fresh, reuse=False)
-        except RelayError as error:
-            because = f"version {incumbent.version}, which is in production, could not be scored: {error}"
-            return Judgement(kind=ledger.ERROR, because=because, rejected=rejected)
-        if not evaluations:
-            return _nobody(chosen, rejected, trouble)
-        scored = [_scores(one, evaluations[one.version], self.policy) for one in chosen if one.version in evaluations]
-        decision = decide(_scores(incumbent, base, self.policy), scored, policy=self.policy)
-        judgement = _judgement(decision, [incumbent, *chosen], self.compare_url)
-        return dataclasses.replace(
-            judgement, stories={**judgement.stories, **_passed_over(selection)}, rejected=rejected
+        for one in chosen:
+            found.add(one)
+            if found.halted:
+                break
+        found.make_alike(incumbent, chosen)
+        if (trouble := found.in_the_way(incumbent)) is not None:
+            return _later(trouble)
+        scored = [one for one in chosen if one.version in found.scored]
+        rejected = {} if incumbent.version in found.broken else _rejected(found, chosen)
+        unscored = {version: one for version, one in found.troubles.items() if version != incumbent.version}
+        if not scored:
+            because = _nobody(found, incumbent, chosen)
+            return Judgement(kind=ledger.ERROR, because=because, rejected=rejected, unscored=unscored)
+        if incumbent.version not in found.scored:
+            judgement = self._without_a_bar(found, incumbent, scored)
+        else:
+            sides = {one.version: _scores(one, found, facts, self.policy) for one in scored}
+            base = _scores(incumbent, found, facts, self.policy)
+            decision = decide(base, [sides[one.version] for one in scored], policy=self.policy)
+            judgement = _judgement(decision, [incumbent, *chosen], self.compare_url)
+            judgement = dataclasses.replace(judgement, stories=_stories(judgement, found, incumbent, selection))
+        return dataclasses.replace(judgement, rejected=rejected, unscored=unscored)
+
+    def _preselect(self, facts: dict[int, Trained]) -> Preselection:
+        policy, entrants = self.policy, [Entrant(version=number, value=one.value) for number, one in facts.items()]
+        return preselect(
+            entrants, policy.max_candidates, metric=policy.score_metric, lower_is_better=policy.lower_is_better
         )
 
-    def _entrant(self, version: ModelVersion) -> Entrant:
-        metrics: Mapping[str, float] = self.source.run_metrics(version.run_id) if version.run_id else {}
-        return Entrant(version=version.version, loss=metrics.get(self.policy.score_metric), step=version.step)
+    def _without_a_bar(self, found: Evaluations, incumbent: ModelVersion, scored: Sequence[ModelVersion]) -> Judgement:
+        """The best on the test set, where the incumbent itself cannot be scored on it; the others wait for their turn.
 
-    def _evaluate_all(
-        self, chosen: Sequence[ModelVersion], fresh: dict[int, Evaluation], *, reuse: bool
-    ) -> tuple[dict[int, Evaluation], dict[int, str], str]:
-        """Evaluations by version; what is wrong with the others for good; what is in the way for now."""
-        evaluations, rejected, trouble = {}, {}, ""
-        for version in chosen:
-            try:
-                evaluations[version.version] = self._one(version, fresh, reuse=reuse)
-            except RelayError as error:
-                if error.transient:
-                    trouble = f"version {version.version} could not be scored: {error}"
-                else:
-                    rejected[version.version] = f"it could not be scored: {error}"
-        return evaluations, rejected, trouble
-
-    def _one(self, version: ModelVersion, fresh: dict[int, Evaluation], *, reuse: bool) -> Evaluation:
-        """What was scored in this very decision, else what is on record, else a new score.
-
-        Args:
-            reuse: Whether a record counts that was made in another way than what was scored just now.
+        What fails as the incumbent does is not rejected for it: the test set may be at fault.
         """
-        if version.version in fresh:
-            return fresh[version.version]
-        known, todays = self.known(version), {one.fingerprint for one in fresh.values()}
-        if known is not None and (reuse or known.fingerprint in todays):
-            return known
-        found = fresh[version.version] = self.evaluate(version)
-        return found
+
+        def cost(one: ModelVersion) -> tuple[float, int]:
+            overall = found.scored[one.version].overall
+            return (overall.loss if self.policy.primary == "loss" else -overall.score, one.version)
+
+        best = min(scored, key=cost)
+        because = (
+            f"version {incumbent.version} is no bar, since it could not be scored: {found.broken[incumbent.version]}; "
+            f"version {best.version} is the best of {len(scored)} that could"
+        )
+        return promoted(best.version, because)
 
 
-def _scores(version: ModelVersion, evaluation: Evaluation, policy: Policy) -> Scores:
+def training_of(source: RunSource, version: ModelVersion, policy: Policy) -> Trained:
+    """What training measured of a version; a run that is gone is one of the things that can be found."""
+    try:
+        run = source.get_run(version.run_id) if version.run_id else None
+    except UnknownModelError:
+        run = None
+    return trained(version, run, policy.score_metric)
+
+
+def choose(source: RunSource, candidates: Sequence[ModelVersion], policy: Policy) -> Judgement:
+    """The best by the metric, where there is nothing to compare with. What is not finite never is."""
+    facts = {one.version: training_of(source, one, policy) for one in candidates}
+    sound = {number: one for number, one in facts.items() if not one.fault.endswith("not a finite number")}
+    if not sound:
+        stories = {number: (f"**Not promoted**: its {one.fault}.", f"its {one.fault}") for number, one in facts.items()}
+        because = "none of those that wait can be the first: what training measured of them is not finite"
+        return Judgement(kind=ledger.KEEP, because=because, stories=stories)
+    entrants = [Entrant(version=number, value=one.value) for number, one in sound.items()]
+    metric = policy.score_metric
+    best = preselect(entrants, 1, metric=metric, lower_is_better=policy.lower_is_better).chosen[0]
+    value, of = sound[best].value, f"of {len(candidates)} that wait, " if len(candidates) > 1 else ""
+    has = f"it has no {metric} of its own" if value is None else f"it has the best {metric}, {value:.6g}"
+    return promoted(best, f"{of}{has}")
+
+
+def promoted(number: int, because: str) -> Judgement:
+    """A promotion without a comparison."""
+    stories = {number: (f"**Promoted**: {because}.", because)}
+    return Judgement(kind=ledger.PROMOTE, because=because, winner=number, stories=stories)
+
+
+def _later(trouble: Trouble) -> Judgement:
+    """Nothing can be compared now, whoever the candidates are."""
+    return Judgement(kind=ledger.ERROR, because=trouble.because, is_counted=trouble.is_counted)
+
+
+def _rejected(found: Evaluations, chosen: Sequence[ModelVersion]) -> dict[int, str]:
+    broken = {one.version: found.broken[one.version] for one in chosen if one.version in found.broken}
+    return {number: f"it could not be scored: {why}" for number, why in broken.items()}
+
+
+def _nobody(found: Evaluations, incumbent: ModelVersion, chosen: Sequence[ModelVersion]) -> str:
+    if incumbent.version in found.broken:
+        return (
+            f"neither version {incumbent.version}, which is in production, nor any of {len(chosen)} candidates could "
+            f"be scored, so the test set may be at fault: {found.broken[incumbent.version]}"
+        )
+    whys = [*(one.because for one in found.troubles.values()), *found.broken.values()]
+    return f"none of {len(chosen)} candidates could be scored: {whys[0]}"
+
+
+def _stories(
+    judgement: Judgement, found: Evaluations, incumbent: ModelVersion, selection: Preselection
+) -> dict[int, tuple[str, str]]:
+    stories = {
+        number: (story + found.about_form(incumbent.version, number), reason)
+        for number, (story, reason) in judgement.stories.items()
+    }
+    return stories | {one.version: (f"**Not promoted**: {one.why}", one.why) for one in selection.passed_over}
+
+
+def _scores(version: ModelVersion, found: Evaluations, facts: dict[int, Trained], policy: Policy) -> Scores:
+    evaluation = found.scored[version.version]
     losses = np.array([item.loss for item in evaluation.items])
     rights = np.array([item.score for item in evaluation.items])
     return Scores(
@@ -129,6 +203,7 @@ def _scores(version: ModelVersion, evaluation: Evaluation, policy: Policy) -> Sc
         values=losses if policy.primary == "loss" else rights,
         losses=losses,
         fingerprint=evaluation.fingerprint,
+        training=facts[version.version].training if version.version in facts else "",
     )
 
 
@@ -158,12 +233,3 @@ def _numbers(reports: Sequence[CandidateReport | ScalarReport]) -> dict[str, flo
             found[f"difference/{one.version}"] = one.comparison.difference
             found[f"p_adjusted/{one.version}"] = one.comparison.p_adjusted
     return found
-
-
-def _passed_over(selection: Preselection) -> dict[int, tuple[str, str]]:
-    return {one.version: (f"**Not promoted**: {one.why}", one.why) for one in selection.passed_over}
-
-
-def _nobody(chosen: Sequence[ModelVersion], rejected: Mapping[int, str], trouble: str) -> Judgement:
-    because = trouble or f"none of the {len(chosen)} candidates could be scored"
-    return Judgement(kind=ledger.ERROR, because=because, rejected=rejected)

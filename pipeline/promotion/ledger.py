@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from pipeline.promotion import marks
 from pipeline.promotion import rule as rules
@@ -112,6 +112,14 @@ def from_run(record: RunRecord) -> Entry:
 
 def _number(text: str | None) -> int | None:
     return int(text) if text is not None and text.isdecimal() else None
+
+
+def moment_after(newest: Entry | None, now: datetime) -> datetime:
+    """When an entry is begun that comes after `newest`: by the clock, and later than `newest` in any case.
+
+    The order of entries is the order in which they were written, not that of the clocks of those who wrote them.
+    """
+    return now if newest is None else max(now, begun(newest) + timedelta(milliseconds=1))
 
 
 def begun(entry: Entry) -> datetime:

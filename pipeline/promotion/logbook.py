@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 from pipeline.promotion import ledger
 from pipeline.promotion.ledger import Entry
@@ -92,7 +93,9 @@ class Logbook:
 
     def _run(self, entry: Entry) -> RunRecord:
         """The run of an entry. All entries pass here on their way into the registry."""
-        return ledger.to_run(self.name, replace(entry, alias=self.alias))
+        newest = self.newest(1)
+        at = ledger.moment_after(newest[0] if newest else None, entry.at or datetime.now(UTC))
+        return ledger.to_run(self.name, replace(entry, alias=self.alias, at=at))
 
     def _of_alias(self, limit: int, params: Mapping[str, str | None]) -> list[Entry]:
         runs = self.log.find_runs(self.experiment, limit=limit, params=params, status="FINISHED")

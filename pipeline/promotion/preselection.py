@@ -1,4 +1,4 @@
-"""Who competes: the few candidates that are worth scoring, chosen by the loss that training measured.
+"""Who competes: the few candidates that are worth scoring, chosen by the metric that training measured.
 
 Never by the scores that decide: choosing by them first would make the p-values too small.
 """
@@ -15,13 +15,15 @@ class Entrant:
     """One admitted version.
 
     Attributes:
-        loss: Evaluation loss that training recorded, in nats; None, or not finite, when there is no usable one.
-        step: Of training; None when nobody recorded it.
+        value: The policy's `score_metric`; None, or not finite, when there is no usable one.
     """
 
     version: int
-    loss: float | None
-    step: int | None
+    value: float | None
+
+    @property
+    def is_usable(self) -> bool:
+        return self.value is not None and math.isfinite(self.value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,44 +42,43 @@ class Preselection:
     passed_over: tuple[PassedOver, ...]
 
 
-def preselect(candidates: Sequence[Entrant], limit: int) -> Preselection:
-    """Take the best few by loss; of equal losses the earlier step. Without a usable loss a version comes last.
+def preselect(
+    candidates: Sequence[Entrant], limit: int, *, metric: str = "eval_loss", lower_is_better: bool = True
+) -> Preselection:
+    """Take the best few by the metric; of equal ones the earlier version. Without a usable metric a version comes last.
 
-    Among those without one the later step comes first, since more training usually helps.
+    Among those without one the later version comes first, since more training usually helps.
 
     Args:
         candidates: In any order; it changes nothing.
         limit: At least 1.
+        metric: Its name.
+        lower_is_better: Its direction.
     """
     if limit < 1:
         raise ValueError(f"at least one candidate must be allowed, not {limit}")
-    ranked = sorted(candidates, key=_rank)
+    ranked = sorted(candidates, key=lambda one: _rank(one, lower_is_better=lower_is_better))
     chosen, rest = ranked[:limit], ranked[limit:]
     return Preselection(
         chosen=tuple(one.version for one in chosen),
-        passed_over=tuple(PassedOver(version=one.version, why=_why(one, chosen[-1], limit=limit)) for one in rest),
+        passed_over=tuple(
+            PassedOver(version=one.version, why=_why(one, chosen[-1], limit=limit, metric=metric)) for one in rest
+        ),
     )
 
 
-def _usable_loss(one: Entrant) -> float:
-    """The loss; infinite where there is no usable one."""
-    return math.inf if one.loss is None or not math.isfinite(one.loss) else one.loss
+def _rank(one: Entrant, *, lower_is_better: bool) -> tuple[float, int]:
+    if one.value is None or not one.is_usable:
+        return (math.inf, -one.version)
+    return (one.value if lower_is_better else -one.value, one.version)
 
 
-def _rank(one: Entrant) -> tuple[float, float, int]:
-    step = math.inf if one.step is None else float(one.step)
-    loss = _usable_loss(one)
-    if math.isfinite(loss):
-        return (loss, step, one.version)
-    return (loss, -step if math.isfinite(step) else math.inf, -one.version)
-
-
-def _why(one: Entrant, last: Entrant, *, limit: int) -> str:
-    if one.loss is None:
-        reason = "no evaluation loss is recorded for it"
-    elif not math.isfinite(one.loss):
-        reason = "its evaluation loss is not a finite number"
+def _why(one: Entrant, last: Entrant, *, limit: int, metric: str) -> str:
+    if one.value is None:
+        reason = f"no {metric} of its own is recorded for it"
+    elif not one.is_usable:
+        reason = f"its {metric} is not a finite number"
     else:
-        reason = f"its evaluation loss of {one.loss:.6g} is not better than the {_usable_loss(last):.6g} of version "
+        reason = f"its {metric} of {one.value:.6g} is not better than the {last.value or 0.0:.6g} of version "
         reason += str(last.version)
     return f"Not scored this time: at most {limit} compete at once, and {reason}."

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from rich.console import Console, Group, RenderableType
 from rich.markdown import Markdown
 from rich.markup import escape
 from rich.table import Table
 
+from pipeline.promotion import waiting
 from pipeline.promotion.acting import Hands
 from pipeline.promotion.ledger import Entry
-from pipeline.promotion.standing import refusals
+from pipeline.promotion.refusing import declined, refusals
+from pipeline.promotion.standing import is_judged
 from registry_hooks import contract
 
 # Entries of a version that `why` tells.
@@ -49,10 +53,21 @@ def why(hands: Hands, number: int) -> RenderableType:
         parts.append(Markdown(version.description, hyperlinks=False))  # a link that is only a word cannot be copied
     elif reason := version.tags.get(contract.TAG_REASON):
         parts.append(escape(reason))
+    if not is_judged(version) and hands.alias not in aliases:
+        parts.append(escape(f"It waits: {waiting.why(version, _facts(hands))}"))
     parts += [f"server {escape(server)} refused it: {escape(text)}" for server, text in refusals(version).items()]
+    parts += [f"server {escape(server)} declines it: {escape(text)}" for server, text in declined(version).items()]
     told = hands.logbook.about(number, _NUM_TOLD)
     parts += [f"{entry.at:%Y-%m-%d %H:%M} {entry.kind}: {escape(entry.because)}" for entry in told if entry.at]
     return Group(*parts)
+
+
+def _facts(hands: Hands) -> waiting.Facts:
+    tags, aliases, move = hands.registry.model_tags(hands.name), hands.registry.aliases(hands.name), None
+    if hands.alias not in aliases:
+        move = hands.logbook.last_move()
+    is_removed = move is not None and move.target is None
+    return waiting.facts_for_people(tags, aliases, hands.alias, is_removed=is_removed, now=datetime.now(UTC))
 
 
 def show(what: RenderableType) -> None:

@@ -6,29 +6,37 @@ repeated, killed at any point, or run while somebody moves aliases.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol
 
-from pipeline.promotion import ledger, standing
+from pipeline.promotion import ledger, refusing, standing, waiting
 from pipeline.promotion import rule as rules
 from pipeline.promotion.acting import Hands, Judgement, SupersededError
 from pipeline.promotion.rule import Difference, Rule
-from pipeline.promotion.standing import Standing
-from pipeline.promotion.stepping import Admission, GoBack, Judge, NoteMove, PromoteFirst, Rest, Settle, Step, next_step
+from pipeline.promotion.standing import Standing, Terms
+from pipeline.promotion.stepping import Admission, GoBack, Judge, NoteMove, PromoteBest, Rest, Settle, Step, next_step
+from pipeline.promotion.trying import Trial, Trouble, after
 from registry_hooks import events
 from registry_hooks.records import ModelVersion
 
 # More than a crash, a move, an admission, a rollback and some decisions need; beyond that something goes in circles.
 MAX_STEPS = 25
+# A decision is void when somebody acted meanwhile; nobody does so all the time.
+MAX_VOID = 3
+_NUM_TOLD = 5
 
 
 class JudgeOfVersions(Protocol):
     """Compares versions; the promoter does not care how."""
 
-    def judge(self, incumbent: ModelVersion, candidates: Sequence[ModelVersion]) -> Judgement:
-        """What came of it. Every candidate has a story, unless the kind is `error`: then all of them wait on.
+    def judge(self, incumbent: ModelVersion | None, candidates: Sequence[ModelVersion]) -> Judgement:
+        """What came of it. Who has neither a story nor a word in `rejected` or `unscored` waits on.
+
+        Args:
+            incumbent: None where there is none to be better than: then the best is promoted.
+            candidates: At least one.
 
         Raises:
             RelayError: Registry or store are away.
@@ -65,19 +73,22 @@ class Promoter:
     clock: Callable[[], datetime]
     rule: Rule = rules.NO_RULE
     silent_after_s: float = 120.0
-    _last_error: tuple[str, tuple[int, ...]] | None = field(default=None, init=False)
+    _tries_before: datetime | None = field(default=None, init=False)
 
-    def reconcile(self, *, compares: bool = True) -> Outcome:
+    def reconcile(self, *, compares: bool = True, is_patient: bool = True) -> Outcome:
         """Do all that is to be done now.
 
         Args:
             compares: Whether versions may be compared; where not, the pass ends before that.
+            is_patient: Whether what could not be scored waits for its time; where not, it is tried once now.
 
         Raises:
             UnknownModelError: There is no such registered model.
             RegistryUnavailableError: The registry does not answer; what was begun is settled by the next pass.
         """
         done: list[str] = []
+        num_void = 0
+        self._tries_before = None if is_patient else self.clock()
         for _ in range(MAX_STEPS):
             seen = self.look()
             step = next_step(seen)
@@ -91,6 +102,9 @@ class Promoter:
                 because, go_on = self._act(step, seen)
             except SupersededError as error:
                 events.logger().info("decision.superseded", because=str(error))
+                num_void += 1
+                if num_void == MAX_VOID:
+                    break
                 continue
             done.append(because)
             if not go_on:
@@ -104,7 +118,15 @@ class Promoter:
 
     def look(self) -> Standing:
         """What the registry says now."""
-        return standing.read(self.hands.registry, self.hands.book, self.hands.name, self.hands.alias)
+        hands = self.hands
+        terms = Terms(
+            now=self.clock(),
+            rule=f"{self.rule.policy}/{self.rule.test_set_digest or self.rule.score_metric}",
+            metric=self.rule.score_metric,
+            silent_after_s=self.silent_after_s,
+            tries_before=self._tries_before,
+        )
+        return standing.read(hands.registry, hands.book, hands.name, hands.alias, terms=terms)
 
     def difference(self) -> Difference | None:
         """How its rule differs from that of the last automatic decision, which is read; None when it does not."""
@@ -121,8 +143,8 @@ class Promoter:
             case Admission():
                 self.hands.admit(step)
                 return _told(step), True
-            case PromoteFirst():
-                self.hands.promote_first(step, seen, now=now)
+            case PromoteBest():
+                return self._promote_best(step, seen, now)
             case GoBack():
                 self.hands.go_back(step, seen, now=now)
             case Judge():
@@ -131,34 +153,95 @@ class Promoter:
                 pass
         return step.because, True
 
+    def _promote_best(self, step: PromoteBest, seen: Standing, now: datetime) -> tuple[str, bool]:
+        judgement = self.judge.judge(None, step.candidates)
+        because = f"{step.because}; {judgement.because}"
+        stories = {
+            number: (f"**Promoted**: {because}.", because) if number == judgement.winner else story
+            for number, story in judgement.stories.items()
+        }
+        judgement = replace(judgement, because=because, stories=stories)
+        self.hands.conclude(judgement, seen, rule=self.rule, now=now)
+        return f"{judgement.kind}: {because}", bool(judgement.stories)
+
     def _judge(self, step: Judge, seen: Standing, now: datetime) -> tuple[str, bool]:
         judgement = self.judge.judge(step.incumbent, step.candidates)
-        if judgement.kind != ledger.ERROR:
-            self._last_error = None
-            self.hands.conclude(judgement, seen, rule=self.rule, now=now)
-            return f"{judgement.kind}: {judgement.because}", True
+        judgement, trials = self._tried(judgement, step, seen)
+        of_all = self._in_the_way(judgement, seen)
         # The same trouble with the same versions is written down once, however often it is met.
-        trouble = (judgement.because, tuple(version.version for version in step.candidates))
-        if trouble != self._last_error or judgement.rejected:
+        is_news = judgement.kind != ledger.ERROR or judgement.rejected or not self._is_known(seen, trials, of_all)
+        if is_news:
             self.hands.conclude(judgement, seen, rule=self.rule, now=now)
-            self._last_error = trouble
-        return f"{judgement.kind}: {judgement.because}", bool(judgement.rejected)
+        self.hands.note_trials(trials, of_all, was=seen.trial)
+        return f"{judgement.kind}: {judgement.because}", bool(judgement.stories or judgement.rejected)
+
+    def _tried(self, judgement: Judgement, step: Judge, seen: Standing) -> tuple[Judgement, dict[int, Trial]]:
+        """The judgement in which those that were tried too often are rejected, and the trials of the others."""
+        by_number = {version.version: version for version in step.candidates}
+        trials = {
+            number: after(seen.trial_of(by_number[number]), trouble, rule=seen.terms.rule, now=self.clock())
+            for number, trouble in judgement.unscored.items()
+        }
+        spent = {
+            number: f"it could not be scored in {trial.num_faults} tries, and is not tried any more: {trial.why}"
+            for number, trial in trials.items()
+            if trial.is_spent
+        }
+        judgement = replace(judgement, rejected={**judgement.rejected, **spent})
+        return judgement, {number: trial for number, trial in trials.items() if number not in spent}
+
+    def _in_the_way(self, judgement: Judgement, seen: Standing) -> Trial | None:
+        """What an error without a word about single versions says: nobody can be compared for now."""
+        if judgement.kind != ledger.ERROR or judgement.rejected or judgement.unscored:
+            return None
+        trouble = Trouble(because=judgement.because, is_counted=judgement.is_counted)
+        about = seen.production or 0
+        return after(seen.trial, trouble, rule=seen.terms.rule, now=self.clock(), about=about)
+
+    def _is_known(self, seen: Standing, trials: Mapping[int, Trial], of_all: Trial | None) -> bool:
+        known = {version.version: seen.trial_of(version) for version in seen.unjudged}
+        pairs = [(known.get(number), trial) for number, trial in trials.items()]
+        pairs += [(seen.trial, of_all)] if of_all is not None else []
+        return all(old is not None and (old.why, old.rule) == (new.why, new.rule) for old, new in pairs)
 
 
 def alerts(seen: Standing, *, now: datetime, silent_after_s: float) -> list[str]:
     """What a person should look at; nothing of it moves the alias."""
     only = f"servers and the promoter follow {seen.alias!r} only"
     found = [f"there is an alias {other!r}; {only}" for other in seen.look_alikes]
+    if seen.is_removed:
+        found.append(waiting.removed(seen.alias))
+    elif seen.production is None and seen.last_move is not None:
+        found.append(f"{waiting.why_no_bar(seen)}, and there is nothing to go back to: `relay promote N` names one")
     if seen.incumbent is not None:
-        refused = standing.refusals(seen.incumbent)
-        found += [f"server {server} refuses version {seen.production}: {why}" for server, why in refused.items()]
-    for server, heartbeat in seen.heartbeats.items():
-        silent_s = standing.silence_s(heartbeat, now=now)
-        if silent_s is not None and silent_s > silent_after_s:
+        found += _about_servers(seen, seen.incumbent)
+    if seen.trial is not None and waiting.judging_trial(seen) is not None:
+        found.append(f"nothing can be compared: {seen.trial.sentence}")
+    tried = [(version, trial) for version in seen.unjudged if (trial := seen.trial_of(version)) is not None]
+    found += [
+        f"version {version.version} could not be scored: {trial.sentence}" for version, trial in tried[:_NUM_TOLD]
+    ]
+    for server in refusing.servers(seen.heartbeats, now=now):
+        if server.silence_s is not None and server.silence_s > silent_after_s:
             found.append(
-                f"server {server} has been silent for more than {silent_after_s:g} s; nothing is moved for that"
+                f"server {server.name} has been silent for more than {silent_after_s:g} s; nothing is moved for that"
             )
     return found
+
+
+def _about_servers(seen: Standing, incumbent: ModelVersion) -> list[str]:
+    """Who does not serve the incumbent, and why; of a refusal that does not count also why it does not."""
+    number = incumbent.version
+    refused, counted = refusing.refusals(incumbent), seen.refused(incumbent)
+    known = refusing.servers(seen.heartbeats, now=seen.terms.now)
+    others = ", ".join(refusing.serving(incumbent, known, silent_after_s=seen.terms.silent_after_s))
+    aside = f" (it stays: {others} serves it)" if others else " (it stays: that server is gone)"
+    found = [
+        f"server {server} refuses version {number}: {why}{'' if server in counted else aside}"
+        for server, why in refused.items()
+    ]
+    declined = refusing.declined(incumbent).items()
+    return found + [f"server {server} does not serve version {number}: {why}" for server, why in declined]
 
 
 def describe(step: Step) -> str:
@@ -170,8 +253,9 @@ def describe(step: Step) -> str:
             return f"write down: {step.because}" + ("; and hold" if step.holds else "; and release the hold")
         case Admission():
             return _told(step)
-        case PromoteFirst():
-            return f"promote version {step.version.version}: {step.because}"
+        case PromoteBest():
+            numbers = ", ".join(str(version.version) for version in step.candidates)
+            return f"promote the best of {numbers}: {step.because}"
         case GoBack():
             back = "stay" if step.target is None else f"go back to version {step.target}"
             return f"{back}: {step.because}"

@@ -13,30 +13,37 @@ from pipeline.promotion.verdicts import Decision, ScalarReport, Verdict
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScalarScore:
-    """The policy's `score_metric` of one version; None, or not finite, when there is no usable one."""
+    """The policy's `score_metric` of one version; None, or not finite, when there is no usable one.
+
+    Attributes:
+        training: Which training it is of: steps of two trainings say nothing about each other. Empty for unknown.
+        fault: Why there is no usable one, as the end of `its …`; empty where nothing more is known.
+    """
 
     version: int
     step: int | None
     value: float | None
+    training: str = ""
+    fault: str = ""
 
 
 def decide_scalar(incumbent: ScalarScore, candidates: Sequence[ScalarScore], *, policy: Policy) -> Decision:
     """Say whether one candidate's metric is better than the incumbent's, by at least `min_delta`.
 
-    The best wins; of equals the earliest step. A metric that is missing or not finite never wins and is named.
+    The best wins; of equals the earliest step of one training, else the lowest version. A metric that is missing or not
+    finite never wins and is named. An incumbent without a usable metric is no bar: the best candidate with one wins.
 
     Returns:
-        PROMOTE, KEEP, or ERROR when the incumbent has no usable metric. Never INCONCLUSIVE: one number does not say
-        how uncertain it is.
+        PROMOTE or KEEP. Never INCONCLUSIVE: one number does not say how uncertain it is.
     """
     gains = {one.version: _gain(incumbent, one, policy=policy) for one in candidates}
-    passing = {one.version: one for one in candidates if _is_enough(gains[one.version], policy)}
-    winner = min(passing.values(), key=lambda one: _rank(one, gains)).version if passing else None
-    base = _usable(incumbent)
-    verdict = Verdict.ERROR if base is None else Verdict.KEEP if winner is None else Verdict.PROMOTE
-    why_not = {one.version: _why_not(one, incumbent, gains, winner=winner, policy=policy) for one in candidates}
+    passing = [one for one in candidates if _is_enough(gains[one.version], policy)]
+    if _usable(incumbent) is None:
+        passing = [one for one in candidates if _usable(one) is not None]
+    winner = _take(passing, policy).version if passing else None
+    why_not = {one.version: _why_not(one, gains, candidates, winner=winner, policy=policy) for one in candidates}
     return Decision(
-        verdict=verdict,
+        verdict=Verdict.KEEP if winner is None else Verdict.PROMOTE,
         winner=winner,
         because=wording.sentence(_because(incumbent, candidates, gains=gains, winner=winner, policy=policy)),
         reports=tuple(
@@ -51,7 +58,7 @@ def decide_scalar(incumbent: ScalarScore, candidates: Sequence[ScalarScore], *, 
         ),
         method="point estimate",
         incumbent=incumbent.version,
-        incumbent_value=base,
+        incumbent_value=_usable(incumbent),
         num_items=0,
         fingerprint="",
         policy=policy,
@@ -73,32 +80,45 @@ def _is_enough(gain: float | None, policy: Policy) -> bool:
     return gain is not None and gain > 0 and gain >= policy.min_delta
 
 
-def _rank(one: ScalarScore, gains: Mapping[int, float | None]) -> tuple[float, float, int]:
-    return (-(gains[one.version] or 0.0), math.inf if one.step is None else one.step, one.version)
+def _take(passing: Sequence[ScalarScore], policy: Policy) -> ScalarScore:
+    """The best; of equally good ones of its training the earliest step."""
+    best = min(passing, key=lambda one: (_cost(one, policy), one.version))
+    equal = [one for one in passing if one.training == best.training and one.value == best.value]
+    return min(equal, key=lambda one: (math.inf if one.step is None else one.step, one.version))
+
+
+def _cost(one: ScalarScore, policy: Policy) -> float:
+    """The metric, so that less is better."""
+    value = one.value or 0.0
+    return value if policy.lower_is_better else -value
 
 
 def _why_not(
-    one: ScalarScore, incumbent: ScalarScore, gains: Mapping[int, float | None], *, winner: int | None, policy: Policy
+    one: ScalarScore,
+    gains: Mapping[int, float | None],
+    candidates: Sequence[ScalarScore],
+    *,
+    winner: int | None,
+    policy: Policy,
 ) -> str:
     metric, gain = policy.score_metric, gains[one.version]
     if one.version == winner:
         return ""
     if _usable(one) is None:
         return f"it cannot win: its {_fault(one, policy)}"
-    if gain is None:
-        return (
-            f"nothing was decided: of version {incumbent.version}, which holds the alias, {_fault(incumbent, policy)}"
-        )
-    if winner is not None and _is_enough(gain, policy):
-        better = "is better" if (gains[winner] or 0.0) > gain else "is as good, of an earlier step"
+    best = next((other for other in candidates if other.version == winner), None)
+    if best is not None and (gain is None or _is_enough(gain, policy)):
+        is_better = _cost(best, policy) < _cost(one, policy)
+        better = "is better" if is_better else "is as good, of an earlier step or training"
         return f"its {metric} of {one.value:.6g} would be enough, but that of version {winner} {better}"
     needed = f"at least {policy.min_delta:g} is needed" if policy.min_delta else "it must be better"
+    gain = gain or 0.0
     size = f"better by {gain:.6g}" if gain > 0 else f"worse by {-gain:.6g}" if gain < 0 else "exactly equal"
     return f"its {metric} of {one.value:.6g} is {size}, and {needed}"
 
 
 def _fault(one: ScalarScore, policy: Policy) -> str:
-    return f"{policy.score_metric} is {'missing' if one.value is None else 'not a finite number'}"
+    return one.fault or f"{policy.score_metric} is {'missing' if one.value is None else 'not a finite number'}"
 
 
 def _because(
@@ -110,14 +130,14 @@ def _because(
     policy: Policy,
 ) -> str:
     metric = policy.score_metric
-    if _usable(incumbent) is None:
-        return (
-            f"nothing was decided and the alias stays: of version {incumbent.version}, which holds it, "
-            f"{_fault(incumbent, policy)}; record one, or move the alias by hand (point estimate)"
-        )
     if winner is None:
         needed = f" by at least {policy.min_delta:g}" if policy.min_delta else ""
         said = f"version {incumbent.version} stays: no candidate has a better {metric}{needed} (point estimate)"
+    elif _usable(incumbent) is None:
+        said = (
+            f"version {incumbent.version} is no bar, since its {_fault(incumbent, policy)}; version {winner} has the "
+            f"best {metric} of those that wait (point estimate)"
+        )
     else:
         gain = f"{gains[winner]:.6g}"
         said = f"version {winner} has a better {metric} than version {incumbent.version}, by {gain} (point estimate)"

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.promotion.standing import Standing, is_judged, refusals
+from pipeline.promotion import waiting
+from pipeline.promotion.standing import Standing, is_judged
+from pipeline.promotion.trained import is_not_finite
 from registry_hooks import contract
 from registry_hooks.records import ModelVersion
 
@@ -56,18 +58,23 @@ class Admission:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GoBack:
-    """A server refused what the alias names: quarantine it, and point the alias at `target` (None: nowhere to go)."""
+    """Servers refused what the alias names, which is quarantined, or it was deleted: point the alias at `target`.
 
-    version: ModelVersion
+    Attributes:
+        version: What was refused; None where it was deleted.
+        target: None where there is nowhere to go.
+    """
+
+    version: ModelVersion | None
     target: int | None
     because: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PromoteFirst:
-    """There is no Production yet."""
+class PromoteBest:
+    """Nothing holds the alias that others have to be better than: promote the best of those that wait."""
 
-    version: ModelVersion
+    candidates: Sequence[ModelVersion]
     because: str
 
 
@@ -86,7 +93,7 @@ class Rest:
     because: str
 
 
-Step = Settle | NoteMove | Admission | GoBack | PromoteFirst | Judge | Rest
+Step = Settle | NoteMove | Admission | GoBack | PromoteBest | Judge | Rest
 
 
 def next_step(standing: Standing) -> Step:
@@ -119,7 +126,7 @@ def _settle(standing: Standing) -> Settle | None:
 def _note_move(standing: Standing) -> NoteMove | None:
     ours = standing.last_move.target if standing.last_move else None
     now = standing.production
-    if now == ours:
+    if now == ours or standing.is_lost:
         return None
     if now is None:
         because = f"the alias {standing.alias} was removed outside of Relay; it named version {ours}"
@@ -149,7 +156,7 @@ def _verdict(standing: Standing, version: ModelVersion) -> Verdict:
     if digest is not None and digest in standing.quarantined:
         because = f"it has the same files as version {standing.quarantined[digest]}, which is quarantined"
         return Verdict(version=version, state=quarantined, because=because)
-    if refused := refusals(version):
+    if refused := standing.refused(version):
         server, why = next(iter(refused.items()))
         return Verdict(version=version, state=quarantined, because=f"server {server} refused it: {why}")
     if version.status != "READY":
@@ -157,8 +164,8 @@ def _verdict(standing: Standing, version: ModelVersion) -> Verdict:
     if digest is None:
         because = "it was not published by Relay, so there is no manifest to check its files against"
         return Verdict(version=version, state=rejected, because=because)
-    if contract.TAG_NONFINITE in version.tags:
-        because = f"its training measured what is not finite: {version.tags[contract.TAG_NONFINITE]}"
+    if standing.terms.metric and is_not_finite(version, standing.terms.metric):
+        because = f"the metric that decides is not finite: {version.tags[contract.TAG_NONFINITE]}"
         return Verdict(version=version, state=rejected, because=because)
     if version.version in standing.twins:
         because = f"it has the same files as version {standing.twins[version.version]}, which is judged for both"
@@ -168,27 +175,37 @@ def _verdict(standing: Standing, version: ModelVersion) -> Verdict:
 
 
 def _go_back(standing: Standing) -> GoBack | None:
-    """What a server's refusal of the incumbent asks for; a version that a person chose is left where it is."""
+    """What a refusal of the incumbent, or its deletion, asks for; a version that a person chose is left where it is."""
     incumbent, move = standing.incumbent, standing.last_move
-    if incumbent is None or move is None or not move.is_automatic or not (refused := refusals(incumbent)):
+    target = next((version.version for version in standing.way_back), None)
+    if move is None:
+        return None
+    if standing.is_lost:
+        because = f"version {move.target}, which {standing.alias} named, was deleted"
+        return GoBack(version=None, target=target, because=because) if target is not None else None
+    if incumbent is None or not move.is_automatic or not (refused := standing.refused(incumbent)):
         return None
     server, why = next(iter(refused.items()))
     because = f"server {server} refused version {incumbent.version}: {why}"
-    for target in (standing.aliases.get(contract.ALIAS_LAST_GOOD), move.previous):
-        if target not in (None, incumbent.version) and target not in standing.barred:
-            return GoBack(version=incumbent, target=target, because=because)
-    if incumbent.version in standing.barred:
+    if target is not None:
+        return GoBack(version=incumbent, target=target, because=because)
+    if standing.is_barred(incumbent):
         return None  # written down already, and there is nothing to go back to
     return GoBack(version=incumbent, target=None, because=f"{because}; there is no earlier version to go back to")
 
 
 def _compete(standing: Standing) -> Step:
-    waiting = [v for v in standing.unjudged if v.version != standing.production]
-    if not waiting:
+    """What those that wait ask for. Why they have to wait is said by one table, here as in `relay why`."""
+    rivals = standing.rivals
+    if not rivals:
         return Rest(because="nothing new")
-    if standing.freeze is not None:
-        return Rest(because=f"frozen: {standing.freeze}; {len(waiting)} versions wait")
-    if standing.incumbent is None:
-        because = f"the first admitted version: {standing.alias} named nothing"
-        return PromoteFirst(version=waiting[0], because=because)
-    return Judge(incumbent=standing.incumbent, candidates=waiting)
+    facts, wait = waiting.facts_of(standing), waiting.count(len(rivals))
+    if (because := waiting.in_the_way_of_all(facts)) is not None:
+        return Rest(because=f"{because}; {wait}")
+    if standing.incumbent is None or not standing.has_a_bar or waiting.is_given_up(standing):
+        untried = [version for version in rivals if standing.trial_of(version) is None]
+        return PromoteBest(candidates=untried or rivals, because=waiting.why_no_bar(standing))
+    due = [version for version in rivals if standing.is_due(standing.trial_of(version))]
+    if facts.trial is not None or not due:
+        return Rest(because=f"version {rivals[0].version}: {waiting.why(rivals[0], facts)}; {wait}")
+    return Judge(incumbent=standing.incumbent, candidates=due)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -33,6 +33,18 @@ class World:
         rest.call("POST", "/registered-models/create", body={"name": self.name}, absent=lambda code, message: True)
         pairs = [{"key": key, "value": value} for key, value in all_tags.items()]
         answer = rest.post("/model-versions/create", name=self.name, source="s3://b/x", tags=pairs)
+        return int(answer["model_version"]["version"])
+
+    def copy(self, version: int, to: str, *, of: str = "") -> int:
+        """A version of another registered model, as `MlflowClient.copy_model_version` makes it."""
+        name = of or self.name
+        if isinstance(self.registry, MemoryPromotion):
+            return self.registry.copy_version(name, version, to).version
+        rest = self.registry.rest
+        old = rest.get("/model-versions/get", name=name, version=str(version))["model_version"]
+        rest.call("POST", "/registered-models/create", body={"name": to}, absent=lambda code, message: True)
+        source = f"models:/{name}/{version}"
+        answer = rest.post("/model-versions/create", name=to, source=source, tags=old["tags"])
         return int(answer["model_version"]["version"])
 
 
@@ -141,3 +153,44 @@ def test_runs_are_found_by_what_they_say_and_by_how_they_ended(world: World) -> 
     assert (found(limit=1, kind="promote"), found("FINISHED", 1, kind="promote")) == (["5"], ["2"])
     assert (found("RUNNING"), found(moves="it's"), found("FINISHED", moves=None)) == (["4"], ["2"], ["3", "1"])
     assert found("FINISHED", kind="promote", moves=None) == ["1"]
+
+
+def test_runs_are_ordered_by_when_they_say_they_were_begun(world: World) -> None:
+    experiment, noon = contract.decisions_experiment(world.name), datetime(2026, 1, 1, 12, tzinfo=UTC)
+    for name, minutes in (("first", 90), ("second", 0), ("third", 30)):
+        record = RunRecord(experiment=experiment, run_name=name, params={}, metrics={}, tags={})
+        world.registry.record_run(replace(record, started_at=noon + timedelta(minutes=minutes, microseconds=1400)))
+
+    found = world.registry.latest_runs(experiment, 5)
+
+    assert [run.run_name for run in found] == ["first", "third", "second"]
+    assert found[2].started_at == noon + timedelta(milliseconds=1)
+
+
+def test_a_run_tells_all_that_was_logged_and_one_that_is_gone_is_named(world: World) -> None:
+    record = RunRecord(
+        experiment=f"{world.name}/runs", run_name="r", params={"eval_step": "5"}, metrics={"a": 1.5}, tags={"t": "x"}
+    )
+    found = world.registry.get_run(world.registry.record_run(record))
+
+    assert (found.params, found.metrics, found.tags["t"]) == ({"eval_step": "5"}, {"a": 1.5}, "x")
+    with pytest.raises(UnknownModelError):
+        world.registry.get_run("0" * 32)
+
+
+def test_what_was_said_of_a_version_counts_for_no_copy_of_it(world: World) -> None:
+    world.publish(manifest_sha256="d" * 64, state="quarantined", judged="r", tries="{}", **{"refused.box": "no"})
+    copy_name = f"{world.name} copy"
+    copy = world.copy(1, copy_name)
+    seen = world.registry.get_version(copy_name, copy)
+    barred = world.book.versions_tagged(copy_name, contract.TAG_STATE, "quarantined")
+    world.registry.set_version_tag(copy_name, copy, contract.TAG_STATE, "admitted")
+    world.registry.set_version_tag(copy_name, copy, contract.TAG_OF, f"{copy_name}/{copy}")
+    adopted = world.registry.get_version(copy_name, copy)
+    again = world.registry.get_version(f"{copy_name} 2", world.copy(copy, f"{copy_name} 2", of=copy_name))
+
+    said = {"relay.state", "relay.judged", "relay.tries", "relay.refused.box"}
+    assert dict(seen.tags) == {contract.TAG_MANIFEST: "d" * 64}
+    assert (seen.copied_tags, barred) == (said, ())
+    assert (adopted.tags[contract.TAG_STATE], adopted.copied_tags) == ("admitted", frozenset())
+    assert again.copied_tags == said

@@ -31,12 +31,14 @@ class Table:
     broken: str = ""
     asked: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
 
-    def judge(self, incumbent: ModelVersion, candidates: Sequence[ModelVersion]) -> Judgement:
+    def judge(self, incumbent: ModelVersion | None, candidates: Sequence[ModelVersion]) -> Judgement:
         numbers = tuple(candidate.version for candidate in candidates)
-        self.asked.append((incumbent.version, numbers))
+        self.asked.append((incumbent.version if incumbent else 0, numbers))
+        best = max(numbers, key=lambda number: self.scores.get(number, 0.0))
+        if incumbent is None:
+            return Judgement(kind="promote", because="the best", winner=best, stories={best: ("first", "the best")})
         if self.broken:
             return Judgement(kind="error", because=self.broken)
-        best = max(numbers, key=lambda number: self.scores.get(number, 0.0))
         stories = {number: (f"story of {number}", f"reason of {number}") for number in numbers}
         if self.scores.get(best, 0.0) >= self.scores.get(incumbent.version, 0.0) + 1:
             return Judgement(kind="promote", because=f"{best} is better", winner=best, stories=stories)

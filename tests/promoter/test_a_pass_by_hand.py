@@ -123,11 +123,12 @@ def test_such_a_pass_still_writes_down_what_a_person_did(judged: Any, relay: Rel
 def test_who_asks_for_the_metric_gets_it_for_one_pass(judged: Any, relay: Relay, held_out: Path) -> None:
     code, _, err = relay("reconcile", "--without-test-set")
     told = dict(judged.registry.records[-1].params)
+    judged.publish()
     again, *_ = relay("reconcile")
 
     assert (code, again) == (0, 2)
     assert err.startswith("Warning: the last automatic decision was by test set held-out (")
-    assert (told["kind"], told["score_metric"], told["asked_by"]) == ("error", "eval_loss", moves.this_person())
+    assert (told["kind"], told["score_metric"], told["asked_by"]) == ("keep", "eval_loss", moves.this_person())
     assert "test_set" not in told
 
 

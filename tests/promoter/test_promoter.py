@@ -10,6 +10,7 @@ from pipeline.promotion import ledger, reconciling
 from pipeline.promotion.acting import Judgement
 from pipeline.promotion.description import with_block
 from pipeline.promotion.ledger import Entry
+from pipeline.promotion.rule import Rule
 from pipeline.promotion.stepping import next_step
 from registry_hooks import contract
 from registry_hooks.errors import RegistryUnavailableError, UnknownModelError
@@ -42,7 +43,7 @@ def test_a_version_that_is_not_better_is_kept_out_with_its_reason(settled: Any) 
     assert settled.production == 2
     assert settled.kinds()[-1] == "keep none"
     assert settled.tags(worse)[contract.TAG_REASON] == f"reason of {worse}"
-    assert settled.table.asked == [(1, (2,)), (2, (3,))]
+    assert settled.table.asked == [(0, (1,)), (1, (2,)), (2, (3,))]
 
 
 def test_a_version_that_a_server_refuses_is_quarantined_and_never_returns(settled: Any) -> None:
@@ -81,6 +82,7 @@ def test_the_first_version_has_nowhere_to_go_back_to(world: Any) -> None:
 def test_what_cannot_compete_is_rejected_with_its_reason(
     settled: Any, tags: dict[str, str], digest: str | None, reason: str
 ) -> None:
+    settled.promoter.rule = Rule(score_metric="eval_loss")
     version = settled.publish(score=100, digest=digest, **tags)
     if digest == "":
         settled.registry.set_version_tag(NAME, version, contract.TAG_MANIFEST, None)
@@ -191,7 +193,7 @@ def test_what_the_first_dry_run_says(world: Any) -> None:
 
     said = reconciling.describe(next_step(world.promoter.look()))
 
-    assert said == "promote version 1: the first admitted version: Production named nothing"
+    assert said == "promote the best of 1: Production named nothing"
 
 
 def test_a_candidate_that_can_never_be_scored_is_rejected_and_the_pass_goes_on(settled: Any) -> None:

@@ -142,8 +142,8 @@ def test_whatever_a_pass_meets_the_next_one_comes(world: Any, settings: Settings
         passes.run_once()
         passes.run_once()
         world.registry.down = False
-        world.table.judge = None
         passes.run_once()
+        world.table.judge = None
         world.publish()
         passes.run_once()
 

@@ -75,26 +75,43 @@ def test_a_missing_or_nan_metric_never_wins_and_is_named(value: float | None, wo
 
 
 @pytest.mark.parametrize("value", [None, math.nan])
-def test_an_incumbent_without_a_usable_metric_is_an_error(value: float | None) -> None:
-    decision = decide_scalar(of(1, value), [of(2, 1.0), of(3, math.nan)], policy=Policy())
+def test_an_incumbent_without_a_usable_metric_is_no_bar(value: float | None) -> None:
+    decision = decide_scalar(of(1, value), [of(2, 1.5), of(3, math.nan), of(4, 1.0)], policy=Policy())
 
-    assert (decision.verdict, decision.winner, decision.incumbent_value) == (Verdict.ERROR, None, None)
-    assert "version 1" in decision.because
-    assert "Nothing was decided" in decision.reports[0].why_not
+    assert (decision.verdict, decision.winner, decision.incumbent_value) == (Verdict.PROMOTE, 4, None)
+    assert "Version 1 is no bar, since its eval_loss is" in decision.because
+    assert "that of version 4 is better" in decision.reports[0].why_not
     assert "it cannot win" in decision.reports[1].why_not.lower()
+
+
+def test_where_nobody_has_the_metric_the_incumbent_stays() -> None:
+    decision = decide_scalar(of(1, None), [of(2, None)], policy=Policy())
+
+    assert (decision.verdict, decision.winner) == (Verdict.KEEP, None)
+    assert decision.reports[0].why_not == "It cannot win: its eval_loss is missing."
+
+
+def test_steps_of_two_trainings_are_not_compared() -> None:
+    old = ScalarScore(version=2, step=900, value=1.5, training="a")
+    new = ScalarScore(version=3, step=100, value=1.5, training="b")
+
+    decision = decide_scalar(of(1, 2.0), [new, old], policy=Policy())
+
+    assert decision.winner == 2
+    assert "as good, of an earlier step or training" in decision.reports[0].why_not
 
 
 def test_without_candidates_the_incumbent_stays() -> None:
     assert decide_scalar(of(1, 2.0), [], policy=Policy()).verdict == Verdict.KEEP
 
 
-def test_the_best_few_by_loss_compete_and_the_others_are_told_why_not() -> None:
+def test_the_best_few_by_the_metric_compete_and_the_others_are_told_why_not() -> None:
     entrants = [
-        Entrant(version=1, loss=2.0, step=10),
-        Entrant(version=2, loss=None, step=20),
-        Entrant(version=3, loss=1.0, step=30),
-        Entrant(version=4, loss=math.nan, step=40),
-        Entrant(version=5, loss=1.5, step=50),
+        Entrant(version=1, value=2.0),
+        Entrant(version=2, value=None),
+        Entrant(version=3, value=1.0),
+        Entrant(version=4, value=math.nan),
+        Entrant(version=5, value=1.5),
     ]
 
     result = preselect(entrants, 2)
@@ -103,31 +120,40 @@ def test_the_best_few_by_loss_compete_and_the_others_are_told_why_not() -> None:
     assert [one.version for one in result.passed_over] == [1, 4, 2]
     assert "2 is not better than the 1.5 of version 5" in result.passed_over[0].why
     assert "not a finite number" in result.passed_over[1].why
-    assert "no evaluation loss is recorded" in result.passed_over[2].why
+    assert "no eval_loss of its own is recorded" in result.passed_over[2].why
 
 
-def test_of_equal_losses_the_earlier_step_competes_and_without_a_loss_the_later() -> None:
-    equal = [Entrant(version=v, loss=1.0, step=s) for v, s in ((1, None), (2, 200), (3, 100))]
-    unknown = [Entrant(version=v, loss=None, step=s) for v, s in ((1, None), (2, 200), (3, 100), (4, None))]
+def test_where_higher_is_better_the_highest_compete() -> None:
+    entrants = [Entrant(version=v, value=value) for v, value in ((1, 0.78), (2, 0.94), (3, 0.90), (4, math.inf))]
 
-    assert preselect(equal, 3).chosen == (3, 2, 1)
-    assert preselect(unknown, 4).chosen == (2, 3, 4, 1)
+    result = preselect(entrants, 2, metric="eval_accuracy", lower_is_better=False)
+
+    assert result.chosen == (2, 3)
+    assert "its eval_accuracy of 0.78 is not better than the 0.9 of version 3" in result.passed_over[0].why
+
+
+def test_of_equal_metrics_the_earlier_version_competes_and_without_one_the_later() -> None:
+    equal = [Entrant(version=v, value=1.0) for v in (2, 1, 3)]
+    unknown = [Entrant(version=v, value=None) for v in (2, 1, 3)]
+
+    assert preselect(equal, 3).chosen == (1, 2, 3)
+    assert preselect(unknown, 3).chosen == (3, 2, 1)
 
 
 @given(
-    st.lists(st.tuples(st.none() | st.floats(), st.none() | st.integers(0, 9)).map(list), max_size=6).flatmap(
-        lambda rows: st.permutations([(v, *row) for v, row in enumerate(rows)])
-    ),
+    st.lists(st.none() | st.floats(), max_size=6).flatmap(lambda values: st.permutations(list(enumerate(values)))),
     st.integers(1, 4),
+    st.booleans(),
 )
 def test_the_order_of_the_candidates_changes_nothing(
-    rows: list[tuple[int, float | None, int | None]], limit: int
+    rows: list[tuple[int, float | None]], limit: int, lower_is_better: bool
 ) -> None:
-    entrants = [Entrant(version=v, loss=loss, step=step) for v, loss, step in rows]
+    entrants = [Entrant(version=v, value=value) for v, value in rows]
+    in_order = sorted(entrants, key=lambda one: one.version)
 
-    shuffled, in_order = preselect(entrants, limit), preselect(sorted(entrants, key=lambda e: e.version), limit)
+    shuffled, sorted_ones = (preselect(some, limit, lower_is_better=lower_is_better) for some in (entrants, in_order))
 
-    assert shuffled == in_order
+    assert shuffled == sorted_ones
     assert len(shuffled.chosen) == min(limit, len(rows))
     assert len(shuffled.chosen) + len(shuffled.passed_over) == len(rows)
 

@@ -6,6 +6,7 @@ import io
 import json
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -106,7 +107,8 @@ def test_versions_that_nobody_judged_wait_and_the_newest_is_the_last_seen() -> N
 def test_the_last_decision_and_deployment_are_told_with_their_reasons() -> None:
     registry = registry_with("judged")
     decisions, deployments = contract.decisions_experiment(NAME), contract.deployments_experiment(NAME)
-    registry.record_run(event(decisions, "keep/v1", "an older one"))
+    older = replace(event(decisions, "keep/v1", "an older one"), started_at=NOW - timedelta(seconds=1))
+    registry.record_run(older)
     registry.record_run(event(decisions, "promote/v2", "0.91 against 0.80 [p = 0.01]"))
     registry.record_run(event(deployments, "box/v1/served", ""))
 
@@ -257,3 +259,22 @@ def test_watching_goes_on_through_an_outage_and_ends_well_by_ctrl_c(
         assert "is down" in lines[1]["error"]
     else:
         assert "names version 1" in out
+
+
+def test_why_a_version_waits_is_told_once_for_all_that_wait_for_the_same() -> None:
+    registry = registry_with("judged", "", "", "admitted")
+    registry.set_model_tag(NAME, contract.TAG_FREEZE, "release week")
+
+    view = overview(registry, SETTINGS, now=NOW)
+
+    assert view.why_waiting[4] == "frozen: release week"
+    assert "  3, 2: no promoter has looked at it yet" in printed(view)
+
+
+def test_a_deleted_alias_is_what_they_wait_for() -> None:
+    registry = registry_with("judged", "admitted")
+    registry.delete_alias(NAME, "Production")
+    params = {"kind": "manual", "target": "none", "previous": "1", "by": "a person"}
+    registry.record_run(replace(event(contract.decisions_experiment(NAME), "manual", "removed"), params=params))
+
+    assert "Production was deleted by hand" in overview(registry, SETTINGS, now=NOW).why_waiting[2]
