@@ -152,6 +152,13 @@ class ServeSettings(Section):
         10.0, ge=0, le=600, description="How long streams may finish after SIGTERM before they end with an error event."
     )
     request_timeout_s: float = Field(600.0, gt=0, description="Bound on silence of an engine within one request.")
+    hung_after_s: float = Field(
+        10.0,
+        ge=2,
+        le=3600,
+        description="An engine that says nothing for so long, not to `/health` either, hangs: it is ended and started "
+        "again.",
+    )
     hold_timeout_s: float = Field(
         30.0, ge=0, le=600, description="How long a request waits for an engine that is being restarted before a 503."
     )

@@ -89,7 +89,7 @@ def _add_status_routes(app: FastAPI, gateway: Gateway) -> None:
             response.status_code = 503
             return Health(status="leaving", reason="this server is going; requests are still taken for a moment")
         slot = lineup.current
-        is_ready = slot is not None and slot.is_alive()
+        is_ready = slot is not None and slot.is_alive() and slot.is_answering
         response.status_code = 200 if is_ready else 503
         return Health(status="ready" if is_ready else "not ready", reason=journal.status.because)
 

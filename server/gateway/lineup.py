@@ -52,11 +52,19 @@ def identity(version: ModelVersion) -> tuple[int, str]:
     return version.version, version.digest or version.artifact_uri
 
 
+@dataclass(slots=True)
+class Ear:
+    """How often an engine has said anything in its answers to requests."""
+
+    num_heard: int = 0
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Slot:
     """A live engine and the requests that it is answering.
 
     Attributes:
+        is_answering: Whether it has said anything in the last seconds; one that is alive may hang.
         leaving: Why it is to go, for those whose streams outlast that.
         degraded: What is worse than somebody who set this machine up would think; empty for nothing.
     """
@@ -65,6 +73,8 @@ class Slot:
     engine: Engine
     loaded_at: datetime
     in_flight: int = 0
+    is_answering: bool = True
+    ear: Ear = field(default_factory=Ear)
     leaving: Leaving = ""
     degraded: str = ""
     number: int = field(default_factory=lambda: next(_numbers))

@@ -239,7 +239,7 @@ class Proxy:
         if slot.number not in self._ways:
             self._forget_the_dead()
             ready, silence_s = slot.engine.ready, self._settings.request_timeout_s
-            way = Upstream(uds=slot.engine.spec.uds, base_url=ready.base_url, silence_s=silence_s)
+            way = Upstream(uds=slot.engine.spec.uds, base_url=ready.base_url, silence_s=silence_s, ear=slot.ear)
             self._ways[slot.number] = (slot, way)
         return self._ways[slot.number][1]
 

@@ -29,6 +29,7 @@ from server.gateway.engines import EngineRoom
 from server.gateway.journal import Journal
 from server.gateway.lineup import LineUp
 from server.gateway.metrics import Metrics
+from server.gateway.pulse import Pulse
 from server.gateway.reloading import Loader
 from server.gateway.reporting import Reporter
 
@@ -123,6 +124,7 @@ def assembled(
     loader = Loader(settings=settings, source=source, reader=reader, cache=cache, engines=engines, lineup=lineup)
     journal = Journal(settings, lineup, reporter, url)
     watcher = Watcher(settings, loader, journal)
+    pulse = Pulse(lineup, hung_after_s=settings.serve.hung_after_s)
     metrics = Metrics()
     journal.on_reload = metrics.count_reload
     reporter.heartbeat = journal.beat
@@ -130,6 +132,7 @@ def assembled(
     try:
         watcher.start()
         reporter.start()
+        pulse.start()
         yield Gateway(
             settings=settings,
             lineup=lineup,
@@ -139,6 +142,7 @@ def assembled(
             departure=Departure(settings.serve.drain_notice_s),
         )
     finally:
+        pulse.stop()
         _take_down(watcher, engines, lineup, journal, reporter)
 
 

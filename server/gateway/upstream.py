@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from server.gateway.lineup import Ear
+
 CONNECT_TIMEOUT_S = 5.0
 # So much may wait for a slow client; then the engine has to wait.
 MAX_WAITING_BYTES = 256 * 1024
@@ -159,9 +161,10 @@ class Answer:
 class _Connection(asyncio.Protocol):
     """One connection to an engine; after an answer it waits among the idle ones."""
 
-    def __init__(self, idle: list[_Connection]) -> None:
+    def __init__(self, idle: list[_Connection], ear: Ear | None = None) -> None:
         self.transport: asyncio.Transport
         self._idle = idle
+        self._ear = ear or Ear()
         self._answer: Answer | None = None
 
     def ask(self, request: bytes, silence_s: float) -> Answer:
@@ -180,6 +183,7 @@ class _Connection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
+        self._ear.num_heard += 1
         if (answer := self._answer) is None:
             self.transport.close()  # nobody asked
             return
@@ -207,13 +211,15 @@ class Upstream:
     Args:
         uds: Its Unix socket, where `base_url` is empty.
         silence_s: An answer that stands still for so long is given up.
+        ear: Counts what is heard of it.
     """
 
-    def __init__(self, *, uds: str, base_url: str, silence_s: float) -> None:
+    def __init__(self, *, uds: str, base_url: str, silence_s: float, ear: Ear | None = None) -> None:
         self._uds = uds
         self._url = urlsplit(base_url or "http://engine")
         self._is_on_tcp = bool(base_url)
         self._silence_s = silence_s
+        self._ear = ear or Ear()
         self._idle: list[_Connection] = []
 
     async def post(self, path: str, body: bytes, *, request_id: str) -> Answer:
@@ -260,7 +266,7 @@ class Upstream:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 if self._is_on_tcp:
                     host, port = self._url.hostname or "", self._url.port or 80
-                    return (await loop.create_connection(lambda: _Connection(self._idle), host, port))[1]
-                return (await loop.create_unix_connection(lambda: _Connection(self._idle), self._uds))[1]
+                    return (await loop.create_connection(lambda: _Connection(self._idle, self._ear), host, port))[1]
+                return (await loop.create_unix_connection(lambda: _Connection(self._idle, self._ear), self._uds))[1]
         except OSError as error:  # TimeoutError is one
             raise EngineUnreachableError(f"the engine cannot be reached: {error!r}") from error
