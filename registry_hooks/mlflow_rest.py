@@ -19,7 +19,7 @@ from typing import Any
 
 import httpx
 
-from registry_hooks import trust
+from registry_hooks import bounded_http, trust
 from registry_hooks.errors import (
     AccessDeniedError,
     RegistryError,
@@ -27,6 +27,7 @@ from registry_hooks.errors import (
     SettingsError,
     UnknownModelError,
 )
+from registry_hooks.storable import storable
 
 API = "/api/2.0/mlflow"
 ALREADY_EXISTS = "RESOURCE_ALREADY_EXISTS"
@@ -36,6 +37,8 @@ INVALID_VALUE = "INVALID_PARAMETER_VALUE"
 # uvicorn closes idle connections after 5 s: let go of them first, so that no request meets a closing one.
 _KEEPALIVE_S = 3.0
 _ANSWER_SHOWN_CHARS = 300
+# A whole answer may take as long as so many silences: more is a proxy that drips.
+_TOTAL_SILENCES = 5
 _MAX_VERSION_CHARS = 50
 _SERVER_AUTHORITY, _CLIENT_CERTIFICATE = "MLFLOW_TRACKING_SERVER_CERT_PATH", "MLFLOW_TRACKING_CLIENT_CERT_PATH"
 
@@ -67,7 +70,7 @@ class MlflowRest:
 
     Args:
         tracking_uri: `http(s)://host[:port][/prefix]`.
-        timeout_s: Bound on connecting, and on each silence, of a GET.
+        timeout_s: Bound on connecting, and on each silence, of a GET; its body may take five times as long.
         write_timeout_s: The same of everything else.
 
     Raises:
@@ -78,7 +81,7 @@ class MlflowRest:
         self, tracking_uri: str, *, timeout_s: float, write_timeout_s: float, environ: Mapping[str, str]
     ) -> None:
         self.tracking_uri = _checked_uri(tracking_uri)
-        self._timeouts = {True: httpx.Timeout(timeout_s), False: httpx.Timeout(write_timeout_s)}
+        self._silences_s = {True: timeout_s, False: write_timeout_s}
         for variable in ("MLFLOW_TRACKING_AUTH", "MLFLOW_TRACKING_AWS_SIGV4"):
             if environ.get(variable, "").lower() not in ("", "0", "false"):
                 raise SettingsError(
@@ -155,7 +158,16 @@ class MlflowRest:
         body: Mapping[str, object] | None = None,
     ) -> httpx.Response:
         try:
-            return self._client.request(method, path, params=params, json=body, timeout=self._timeouts[method == "GET"])
+            silence_s = self._silences_s[method == "GET"]
+            return bounded_http.request(
+                self._client,
+                method,
+                path,
+                params=params,
+                body=storable(body),
+                silence_s=silence_s,
+                total_s=_TOTAL_SILENCES * silence_s,
+            )
         except httpx.HTTPError as error:
             hint = "check that it runs and can be reached from here"
             if trust.is_distrust(error):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from registry_hooks.errors import (
     UnknownModelError,
 )
 from registry_hooks.mlflow_registry import MlflowRegistry
+from registry_hooks.storable import storable
 
 
 class Stub(BaseHTTPRequestHandler):
@@ -27,6 +29,7 @@ class Stub(BaseHTTPRequestHandler):
     server: Any
 
     def do_GET(self) -> None:
+        self.server.bodies.append(self.rfile.read(int(self.headers.get("content-length") or 0)))
         self.server.seen.append({key.lower(): value for key, value in self.headers.items()})
         status, body = self.server.by_path.get(self.path.partition("?")[0], self.server.answer)
         self.send_response(status)
@@ -43,7 +46,7 @@ class Stub(BaseHTTPRequestHandler):
 @pytest.fixture
 def stub() -> Iterator[Any]:
     server: Any = HTTPServer(("127.0.0.1", 0), Stub)
-    server.seen, server.by_path = [], {}
+    server.seen, server.bodies, server.by_path = [], [], {}
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     yield server
@@ -161,3 +164,56 @@ def test_a_version_whose_run_is_gone_is_shown_and_lies_nowhere(stub: Any) -> Non
 
     assert ([version.version for version in listed], asked_for_the_list) == ([2, 1], 1)
     assert [version and (version.version, version.artifact_uri) for version in found] == [(1, ""), (1, "")]
+
+
+def test_a_proxy_that_drips_does_not_hold_a_reader_for_ever() -> None:
+    class Dripping(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while not over.wait(0.02):
+                    self.wfile.write(b" ")
+                    self.wfile.flush()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    over = Event()
+    with HTTPServer(("127.0.0.1", 0), Dripping) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        registry = MlflowRegistry(f"http://127.0.0.1:{server.server_port}", timeout_s=0.3)
+        try:
+            with pytest.raises(RegistryUnavailableError, match="not whole"):
+                registry.resolve_alias("model", "Production")
+        finally:
+            over.set()
+            registry.close()
+            server.shutdown()
+            thread.join()
+
+
+def test_text_that_a_database_refuses_is_not_sent() -> None:
+    said = {
+        "key": "relay.because",
+        "value": "log ends \x00\x1b[31mred\ud800\nnext",
+        "params": [{"value": "\x00"}],
+        "n": 1,
+    }
+
+    assert storable(said) == {
+        "key": "relay.because",
+        "value": "log ends [31mred?\nnext",
+        "params": [{"value": ""}],
+        "n": 1,
+    }
+
+
+def test_what_is_written_to_mlflow_has_no_control_characters(stub: Any) -> None:
+    stub.answer = (200, b"{}")
+    registry = MlflowRegistry(f"http://127.0.0.1:{stub.server_port}")
+    registry.set_model_tag("m", "relay.server.x", "killed\x00here")
+    registry.close()
+
+    assert b"killedhere" in stub.bodies[-1]
