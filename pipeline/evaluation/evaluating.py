@@ -27,6 +27,8 @@ _MODEL_NAME = "evaluation"
 # More than are ever asked at once: an item with 64 choices takes 64 places.
 _MAX_QUEUE = 8192
 _DEATH_SEEN_S = 0.2
+# One more whenever a question, or what its answer is worth, changes: all versions are scored anew once.
+_SCORING = 2
 
 
 def evaluate(
@@ -152,6 +154,7 @@ def _fingerprint(test_set: TestSet, ready: EngineReady, settings: EngineSettings
     """
     facts = {
         "test_set": test_set.digest,
+        "scoring": _SCORING,
         "dtype": settings.dtype,
         "device": ready.device,
         "engine": settings.command or [f"{name} {_version(name)}" for name in ("relay-cd", "torch", "transformers")],

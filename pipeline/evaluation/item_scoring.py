@@ -10,10 +10,10 @@ from pathlib import Path
 
 from pipeline.evaluation import scorers
 from pipeline.evaluation.asking import Asker
+from pipeline.evaluation.items import Item
 from pipeline.evaluation.question import Question
 from pipeline.evaluation.results import ItemScore
 from pipeline.evaluation.template_text import template_text
-from pipeline.evaluation.test_set import Item
 from pipeline.evaluation.tokens import Tokens
 
 
@@ -55,7 +55,7 @@ class ItemScorer:
         opening = await tokens.opening()
         pairs = [await tokens.pair(opening, answer) for answer in item.choices or (item.answer,)]
         first = scorers.greedy(item, max(1, len(pairs[0].ids) - len(opening.ids)))
-        said = scorers.read_said(await ask(first), item)
+        said = scorers.begun(opening.text, scorers.read_said(await ask(first), item))
         scorers.check_count(said, len(opening.ids), item)
         second = scorers.likelihoods(pairs, of_our_engine=self._of_our_engine)
         found = scorers.read_likelihoods(await ask(second), pairs, item)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.evaluation.test_set import Item
+from pipeline.evaluation.items import Item
 from registry_hooks.errors import EvaluationError
 
 

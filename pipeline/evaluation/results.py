@@ -21,6 +21,7 @@ class ItemScore:
         loss: Mean negative log-likelihood of the right answer, in nats a token; finite.
         num_tokens: Of the right answer.
         said: What the model wrote, or the place of its choice.
+        group: Items of one group count as one observation; empty for none.
     """
 
     item_id: str
@@ -30,6 +31,7 @@ class ItemScore:
     loss: float
     num_tokens: int
     said: str
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

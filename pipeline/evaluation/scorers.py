@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from pipeline.evaluation import matching
+from pipeline.evaluation.items import Item
 from pipeline.evaluation.question import Question, unusable
 from pipeline.evaluation.results import ItemScore
-from pipeline.evaluation.test_set import Item
-from pipeline.evaluation.tokens import TOKENIZE, Pair, messages_of
+from pipeline.evaluation.tokens import TOKENIZE, Pair, chat_of
 from registry_hooks.errors import EvaluationError
 
 # Room for a few words before or after the right answer, so that a longer one is seen to be another.
 EXTRA_TOKENS = 8
+# Room for an answer that stands somewhere in what the model writes.
+LONG_TOKENS = 256
 # OpenAI writes an impossible token so, having no infinity.
 LOWEST_LOGPROB = -9999.0
 
@@ -46,10 +49,9 @@ class Likelihood:
 
 def greedy(item: Item, num_answer_tokens: int) -> Question:
     """What the model says by itself. An item with choices has no use for the text, but for the server's count."""
-    max_tokens = 1 if item.choices else num_answer_tokens + EXTRA_TOKENS
-    shared = {"temperature": 0, "max_tokens": max_tokens}
+    shared = {"temperature": 0, "max_tokens": 1 if item.choices else _room(item, num_answer_tokens)}
     if item.messages:
-        return Question(path="/v1/chat/completions", body={"messages": messages_of(item.messages), **shared})
+        return Question(path="/v1/chat/completions", body={**chat_of(item), **shared})
     return Question(path="/v1/completions", body={"prompt": item.prompt, **shared})
 
 
@@ -108,11 +110,12 @@ def check_count(said: Said, num_prompt_tokens: int, item: Item) -> None:
 
 
 def score(item: Item, said: Said, found: Sequence[Likelihood]) -> ItemScore:
-    """What the answers are worth."""
+    """What the answers are worth. The loss is that of the first right answer."""
     if item.gold is None:
-        right, scorer, text = float(is_exact(said.text, item)), "exact_match", said.text
+        right, scorer, text = float(matching.is_right(said.text, item)), "exact_match", said.text
     else:
-        best = max(range(len(found)), key=lambda place: found[place].logprob)  # of equal ones the first
+        weights = [_weight(one, choice, item) for one, choice in zip(found, item.choices, strict=True)]
+        best = weights.index(max(weights))  # of equal ones the first
         right, scorer, text = float(best == item.gold), "accuracy", str(best)
     answer = found[item.gold or 0]
     return ItemScore(
@@ -123,19 +126,30 @@ def score(item: Item, said: Said, found: Sequence[Likelihood]) -> ItemScore:
         loss=-answer.logprob / answer.num_tokens,
         num_tokens=answer.num_tokens,
         said=text,
+        group=item.group,
     )
 
 
-def is_exact(text: str, item: Item) -> bool:
-    """Whether the model wrote the answer, spaces around it aside.
+def begun(opening: str | None, said: Said) -> Said:
+    """What was said, with the `<think>` that a chat template wrote in the model's place."""
+    if opening is None or not opening.rstrip().endswith(matching.THINKING):
+        return said
+    return replace(said, text=matching.THINKING + said.text)
 
-    A chat must say nothing else. After a plain prompt a model writes on and on: of its text as many lines count as the
-    answer has.
-    """
-    wanted, said = item.answer.strip(), text.strip()
-    if not item.messages:
-        said = "\n".join(said.split("\n")[: wanted.count("\n") + 1]).strip()
-    return said == wanted
+
+def _room(item: Item, num_answer_tokens: int) -> int:
+    """How many tokens the model may write."""
+    if item.max_tokens is not None:
+        return item.max_tokens
+    if item.match in ("number", "last_line", "regex"):
+        return LONG_TOKENS
+    sizes = [len(text.encode()) for text in item.answers]  # a token has a byte at least
+    return num_answer_tokens + max(sizes) - sizes[0] + EXTRA_TOKENS
+
+
+def _weight(found: Likelihood, choice: str, item: Item) -> float:
+    per = {"sum": 1, "token": found.num_tokens, "byte": len(choice.encode())}
+    return found.logprob / per[item.choice_score]
 
 
 def _likelihood(values: Sequence[Any], pair: Pair, item: Item) -> Likelihood:

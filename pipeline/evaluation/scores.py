@@ -14,7 +14,7 @@ from registry_hooks.errors import EvaluationError
 MAX_PARQUET_BYTES = 256 * 1024 * 1024
 _FACTS = b"relay"
 _FACT_NAMES = ("test_set", "test_set_digest", "fingerprint", "seconds", "device", "dtype")
-_FORM = "form"  # older files have none
+_FORM, _GROUP = "form", "group"  # older files have none
 _SCORERS = ("exact_match", "accuracy")
 
 
@@ -40,7 +40,8 @@ def from_parquet(data: bytes) -> Evaluation:
     try:
         table = parquet.read_table(io.BytesIO(data))
         facts = json.loads(table.schema.metadata[_FACTS])
-        rows = table.select(_schema(pa).names).to_pylist()
+        names = [name for name in _schema(pa).names if name != _GROUP or _GROUP in table.column_names]
+        rows = table.select(names).to_pylist()
         items = tuple(ItemScore(**row) for row in rows)
         form = {str(key): str(value) for key, value in facts.get(_FORM, {}).items()}
         found = Evaluation(items=items, form=form, **{name: facts[name] for name in _FACT_NAMES})
@@ -68,6 +69,7 @@ def _schema(pa: Any) -> Any:
             pa.field("loss", pa.float64(), nullable=False),
             pa.field("num_tokens", pa.int64(), nullable=False),
             pa.field("said", pa.string(), nullable=False),
+            pa.field(_GROUP, pa.string(), nullable=False),
         ]
     )
 

@@ -6,12 +6,12 @@ does is right until a checkpoint comes whose tokenizer class, template or specia
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.evaluation.items import Item
 from pipeline.evaluation.question import Question, unusable
-from pipeline.evaluation.test_set import Item, Turn
 
 TOKENIZE = "/tokenize"
 
@@ -47,9 +47,10 @@ class Pair:
         return [*self.context_ids, *self.answer_ids]
 
 
-def messages_of(turns: Sequence[Turn]) -> list[dict[str, str]]:
-    """A chat as OpenAI writes it."""
-    return [{"role": turn.role, "content": turn.content} for turn in turns]
+def chat_of(item: Item) -> dict[str, Any]:
+    """The chat of an item as OpenAI writes it, and what it has for the chat template."""
+    chat = {"messages": [{"role": turn.role, "content": turn.content} for turn in item.messages]}
+    return {**chat, "chat_template_kwargs": dict(item.template)} if item.template else chat
 
 
 class Tokens:
@@ -71,7 +72,7 @@ class Tokens:
         """
         if self._item.prompt is not None:
             return await self._of({"prompt": self._item.prompt, "add_special_tokens": True})
-        return await self._of({"messages": messages_of(self._item.messages), "add_generation_prompt": True})
+        return await self._of({**chat_of(self._item), "add_generation_prompt": True})
 
     async def pair(self, opening: Tokenized, answer: str) -> Pair:
         """The item's prompt and an answer to it.

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from pipeline.evaluation.items import Item, Turn
 from pipeline.evaluation.question import Question
-from pipeline.evaluation.test_set import Item, Turn
 from pipeline.evaluation.tokens import Pair, Tokens
 from registry_hooks.errors import EvaluationError
 

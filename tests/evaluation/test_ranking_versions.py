@@ -8,9 +8,10 @@ import pytest
 from rich.console import Console
 
 from pipeline.evaluation import rank_command, ranking, scores
+from pipeline.evaluation.items import Item
 from pipeline.evaluation.results import Evaluation, ItemScore
 from pipeline.evaluation.score_record import record, recorded
-from pipeline.evaluation.test_set import Item, build
+from pipeline.evaluation.test_set import build
 from registry_hooks import contract
 from registry_hooks.errors import UnknownModelError
 from registry_hooks.memory import MemoryRegistry

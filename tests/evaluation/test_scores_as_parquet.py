@@ -48,6 +48,17 @@ def test_an_evaluation_comes_back_as_it_went() -> None:
     assert scores.from_parquet(scores.to_parquet(FOUR)) == FOUR
 
 
+def test_groups_come_back_and_a_file_from_before_them_is_read() -> None:
+    grouped = dataclasses.replace(FOUR, items=tuple(dataclasses.replace(item, group="g") for item in FOUR.items))
+    data = scores.to_parquet(grouped)
+    table = parquet.read_table(io.BytesIO(data)).drop_columns(["group"])
+    older = io.BytesIO()
+    parquet.write_table(table, older)
+
+    assert scores.from_parquet(data) == grouped
+    assert scores.from_parquet(older.getvalue()) == FOUR
+
+
 def test_other_tools_can_read_the_file() -> None:
     table = parquet.read_table(io.BytesIO(scores.to_parquet(FOUR)))
 

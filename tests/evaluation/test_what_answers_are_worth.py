@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.evaluation import scorers
+from pipeline.evaluation import matching, scorers
+from pipeline.evaluation.items import Item, Turn
 from pipeline.evaluation.scorers import Likelihood, Said
-from pipeline.evaluation.test_set import Item, Turn
 from pipeline.evaluation.tokens import Pair
 from registry_hooks.errors import EvaluationError
 
@@ -93,7 +93,7 @@ def test_the_likeliest_choice_counts_as_a_sum_and_the_loss_is_that_of_the_right_
 
 
 @pytest.mark.parametrize(
-    ("said", "answer", "is_exact"),
+    ("said", "answer", "is_right"),
     [
         (" 2\n", "2", True),
         ("2\nQuestion: 1+2=", " 2", True),
@@ -104,15 +104,15 @@ def test_the_likeliest_choice_counts_as_a_sum_and_the_loss_is_that_of_the_right_
         ("a\nc", "a\nb", False),
     ],
 )
-def test_after_a_prompt_as_many_lines_count_as_the_answer_has(said: str, answer: str, is_exact: bool) -> None:
-    assert scorers.is_exact(said, item_of(answer=answer)) is is_exact
+def test_after_a_prompt_as_many_lines_count_as_the_answer_has(said: str, answer: str, is_right: bool) -> None:
+    assert matching.is_right(said, item_of(answer=answer)) is is_right
 
 
-@pytest.mark.parametrize(("said", "is_exact"), [(" 2 \n", True), ("2\nbecause", False)])
-def test_a_chat_must_say_nothing_but_the_answer(said: str, is_exact: bool) -> None:
+@pytest.mark.parametrize(("said", "is_right"), [(" 2 \n", True), ("2\nbecause", False)])
+def test_a_chat_must_say_nothing_but_the_answer(said: str, is_right: bool) -> None:
     chat = item_of(prompt=None, messages=(Turn(role="user", content="1+1?"),))
 
-    assert scorers.is_exact(said, chat) is is_exact
+    assert matching.is_right(said, chat) is is_right
 
 
 def test_a_prompt_that_the_engine_reads_otherwise_is_an_error() -> None:

@@ -115,7 +115,9 @@ def test_an_engine_that_reads_another_prompt_gives_no_scores(lively: Path, items
 @pytest.mark.integration
 def test_a_good_program_gives_scores(lively: Path, write: Callable[..., Path]) -> None:
     answers = {"right": " x", "wrong": " y", "longer": " x x"}
-    items = test_sets.load(write(*({"id": key, "prompt": "say:", "answer": text} for key, text in answers.items())))
+    items = test_sets.load(
+        write(*({"id": key, "prompt": f"say {key}:", "answer": text} for key, text in answers.items()))
+    )
     found = evaluate(lively, items, settings=scripted("die", after=10_000), deadline_s=60)
 
     assert {item.item_id: item.score for item in found.items} == {"right": 1.0, "wrong": 0.0, "longer": 0.0}

@@ -47,7 +47,7 @@ DOORS = {
     # Evaluating asks the engine for token ids and rendered chats: a second copy of either is soon another one.
     "tokenizers": TORCH_ROOMS,
     "jinja2": (),
-    "pyarrow": ("pipeline/evaluation/scores.py",),
+    "pyarrow": ("pipeline/evaluation/scores.py", "pipeline/evaluation/matching.py"),
     "safetensors": TORCH_ROOMS,
     "accelerate": ("pipeline/demo/*.py",),
     "aiohttp": ("pipeline/evaluation/asking.py",),
