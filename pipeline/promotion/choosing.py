@@ -33,7 +33,7 @@ def failures(result: Comparison, *, policy: Policy) -> tuple[str, ...]:
         )
     if any(part.is_harmed for part in result.slices):
         found.append(f"there is evidence that it is worse on {harmed_slices(result)}")
-    if result.guardrail and not result.guardrail.is_noninferior:
+    if result.guardrail and result.guardrail.forbids:
         found.append(_guardrail_failure(result.guardrail))
     return tuple(found)
 
@@ -81,13 +81,14 @@ def _guardrail_failure(guardrail: GuardrailReport) -> str:
     state = "its loss rises" if guardrail.is_worse else "it is not ruled out that its loss rises"
     return (
         f"{state} by more than {guardrail.margin_nats:g} nats (difference {guardrail.difference_nats:+.4f}, "
-        f"upper bound {guardrail.upper_bound_nats:+.4f})"
+        f"bounds {guardrail.lower_bound_nats:+.4f} and {guardrail.upper_bound_nats:+.4f})"
     )
 
 
 def _is_near(one: Scores, best: Scores, *, policy: Policy) -> bool:
     behind_N = paired_differences(one, best, policy=policy)
-    return float(behind_N.mean()) <= statistics.standard_error(behind_N) + _ROUNDING
+    clusters_N = statistics.clusters_of(one.groups)
+    return float(behind_N.mean()) <= statistics.standard_error(behind_N, clusters_N) + _ROUNDING
 
 
 def _earliness(scores: Scores) -> tuple[float, int]:

@@ -17,8 +17,9 @@ def decide(incumbent: Scores, candidates: Sequence[Scores], *, policy: Policy) -
     """Say whether one of the candidates deserves the alias, and why each of the others does not.
 
     A candidate passes when its gain is shown (adjusted for all candidates), is large enough to matter, no slice has
-    evidence of harm, and its loss is shown not to rise by the margin. Of those that pass within one paired standard
-    error of the best, the earliest step wins. A score that is not finite never wins, and its report says so.
+    evidence of harm, and its loss is not shown to rise by more than the margin (a strict policy: shown not to). Of
+    those that pass within one paired standard error of the best, the earliest step wins. A score that is not finite
+    never wins, and its report says so.
 
     Args:
         incumbent: Scores of what the alias names.
@@ -156,7 +157,7 @@ def _because(
     if winner is not None:
         result = comparisons[winner]
         p = wording.probability(result.p_adjusted)
-        loss = "is shown not to rise by the margin" if result.guardrail else "was not measured"
+        loss = _about_loss(result, policy) if result.guardrail else "was not measured"
         return (
             f"version {winner} is {wording.gain(result.difference, primary=policy.primary)} than version {incumbent} "
             f"on {result.num_items:,} items (adjusted p {p}, at most {policy.alpha:g} is needed), "
@@ -171,6 +172,12 @@ def _because(
     stays = "stays for now" if verdict is Verdict.INCONCLUSIVE else "stays"
     found = "; ".join(choosing.failures(result, policy=policy))
     return f"version {incumbent} {stays}: version {best} is {seen} on these items, but {found}"
+
+
+def _about_loss(result: Comparison, policy: Policy) -> str:
+    is_ruled_out = result.guardrail is not None and result.guardrail.is_noninferior
+    margin = f"rise by more than {policy.guardrail_loss_margin_nats:g} nats"
+    return f"is shown not to {margin}" if is_ruled_out else f"is not shown to {margin}"
 
 
 def _about_excluded(excluded: Mapping[int, str]) -> str:

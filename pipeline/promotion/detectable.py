@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from pipeline.promotion import wording
 from pipeline.promotion.policy import Policy
-from pipeline.promotion.statistics import power_at, smallest_detectable, smallest_detectable_mean
+from pipeline.promotion.statistics import chance_below, power_at, smallest_detectable, smallest_detectable_mean
 
 POWER = 0.8
 # How often two checkpoints disagree about an item is known only after scoring; neighbours: 5 %, usual: 15 %, far: 30 %.
@@ -31,7 +31,7 @@ def smallest_difference_lines(num_items: int, slices: Mapping[str, int], policy:
         return ["Warning: the test set is empty, so nothing can ever be promoted."]
     counts = sorted({1, policy.max_candidates})
     lines = [_detectable(num_items, num_candidates, policy) for num_candidates in counts]
-    return lines + _warnings(num_items, policy) + _blind_slices(slices, policy)
+    return lines + _guardrail(num_items, policy) + _warnings(num_items, policy) + _blind_slices(slices, policy)
 
 
 def _detectable(num_items: int, num_candidates: int, policy: Policy) -> str:
@@ -56,6 +56,31 @@ def _at_least(gain: float, spread: float, num_items: int, policy: Policy) -> str
     """The gain in words, or the larger one that keeps the point estimate above `min_effect` as often."""
     needed = max(gain, policy.min_effect + smallest_detectable_mean(num_items, spread, 0.5, POWER))
     return wording.amount(needed, primary=policy.primary) if math.isfinite(needed) else "out of reach"
+
+
+def _guardrail(num_items: int, policy: Policy) -> list[str]:
+    """What the guardrail on the loss stops, and how often it stops for nothing."""
+    if policy.primary == "loss":  # whose gain must be shown anyway
+        return []
+    alpha, margin = policy.guardrail_alpha, policy.guardrail_loss_margin_nats
+    spreads = _STANDARD_DEVIATIONS_NATS
+    where = " and ".join(f"{sd:g}" for sd in spreads)
+    if policy.guardrail_forbids == "shown_rise":
+        rises = [margin + smallest_detectable_mean(num_items, sd, alpha, POWER) for sd in spreads]
+        said = " and ".join(f"{rise:.4f}" for rise in rises)
+        return [
+            f"The guardrail stops a rise of the mean loss by {said} nats in 80 of 100 decisions if the differences per "
+            f"item spread by {where} nats; smaller ones may pass, and what does not rise is hardly ever stopped."
+        ]
+    chances = [chance_below(margin, num_items=num_items, standard_deviation=sd, alpha=alpha) for sd in spreads]
+    said = " and ".join(f"{chance * 100:.0f}" for chance in chances)
+    line = (
+        f"The guardrail lets a candidate whose mean loss is unchanged pass in {said} of 100 decisions if the "
+        f"differences per item spread by {where} nats"
+    )
+    if min(chances) >= 0.5:
+        return [f"{line}."]
+    return [f"Warning: {line}. Take more items, a larger margin, or `guardrail_forbids: shown_rise`."]
 
 
 def _warnings(num_items: int, policy: Policy) -> list[str]:

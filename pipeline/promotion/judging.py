@@ -200,6 +200,7 @@ def _scores(version: ModelVersion, found: Evaluations, facts: dict[int, Trained]
         step=version.step,
         item_ids=tuple(item.item_id for item in evaluation.items),
         slices=tuple(item.slice for item in evaluation.items),
+        groups=tuple(item.group for item in evaluation.items),
         values=losses if policy.primary == "loss" else rights,
         losses=losses,
         fingerprint=evaluation.fingerprint,

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from registry_hooks.errors import SettingsError
 
 Primary = Literal["exact_match", "loss"]
+GuardrailForbids = Literal["shown_rise", "possible_rise"]
 
 
 class Policy(BaseModel):
@@ -39,10 +40,19 @@ class Policy(BaseModel):
     slice_alpha: float = Field(
         0.05, gt=0, lt=1, description="Evidence of harm in a slice, over all slices together (Holm), that forbids."
     )
-    guardrail_loss_margin_nats: float = Field(
-        0.02, ge=0, description="Rise of the mean loss per item, in nats, that must be ruled out."
+    slice_min_harm: float = Field(
+        0.005, ge=0, description="Smallest mean harm in a slice that forbids: share of items, or nats for loss."
     )
-    guardrail_alpha: float = Field(0.05, gt=0, lt=1, description="Chance of missing a rise that large.")
+    guardrail_loss_margin_nats: float = Field(
+        0.02, ge=0, description="Rise of the mean loss per item, in nats, that the guardrail lets pass."
+    )
+    guardrail_forbids: GuardrailForbids = Field(
+        "shown_rise",
+        description="What forbids: a larger rise that is shown, or, much stricter, one that is merely possible.",
+    )
+    guardrail_alpha: float = Field(
+        0.05, gt=0, lt=1, description="Chance that the guardrail errs where the loss rises by exactly its margin."
+    )
     score_metric: str = Field(
         "eval_loss", min_length=1, description="The metric that decides where there are no scores per item."
     )

@@ -85,10 +85,11 @@ def _numbers(decision: Decision, numbers: Comparison) -> list[str]:
     ]
     if numbers.guardrail:
         loss = numbers.guardrail
-        upper = f"{loss.upper_bound_nats:+.4f} nats" if math.isfinite(loss.upper_bound_nats) else "unknown (one item)"
+        sure = f"{(1 - policy.guardrail_alpha) * 100:.4g} % confidence"
+        upper, lower = _nats(loss.upper_bound_nats), _nats(loss.lower_bound_nats)
         lines.append(
-            f"- Loss per item (- is better): {loss.difference_nats:+.4f} nats, with "
-            f"{(1 - policy.guardrail_alpha) * 100:.4g} % confidence at most {upper}."
+            f"- Loss per item (- is better): {loss.difference_nats:+.4f} nats, with {sure} at most {upper}, and with "
+            f"{sure} at least {lower}."
         )
     else:
         lines.append("- Loss per item was not measured, so its guardrail was not applied.")
@@ -102,6 +103,10 @@ def _compared(decision: Decision) -> str:
 
 def _bound(value: float, decision: Decision) -> str:
     return wording.signed(value, primary=decision.policy.primary) if math.isfinite(value) else "unknown (one item)"
+
+
+def _nats(value: float) -> str:
+    return f"{value:+.4f} nats" if math.isfinite(value) else "unknown (one item)"
 
 
 def _slice_table(slices: tuple[SliceReport, ...], decision: Decision, *, room: int) -> list[str]:
@@ -136,9 +141,12 @@ def _thresholds(decision: Decision) -> list[str]:
             f"Decided on one number, `{policy.score_metric}` ({direction} is better): a point estimate, which says "
             f"nothing of how far it is luck. Needed: a gain above 0 and of at least {policy.min_delta:g}."
         ]
+    min_harm = wording.amount(policy.slice_min_harm, primary=policy.primary)
     return [
         f"Needed: a chance of at most {policy.alpha:g} that equal models look this good; a gain of at least "
         f"{wording.amount(policy.min_effect, primary=policy.primary)}; no slice with a corrected p of harm at most "
-        f"{policy.slice_alpha:g}; a rise of the loss by {policy.guardrail_loss_margin_nats:g} nats ruled out. "
+        f"{policy.slice_alpha:g} and a harm of at least {min_harm}; "
+        f"a rise of the loss by more than {policy.guardrail_loss_margin_nats:g} nats "
+        f"{'not shown' if policy.guardrail_forbids == 'shown_rise' else 'ruled out'}. "
         f"Method: {decision.method}, {policy.num_flips:,} flips, seed {policy.seed}; policy {policy.digest}."
     ]

@@ -29,6 +29,7 @@ class Scores:
         losses: Loss of each item in nats, for the guardrail; None where it was not measured.
         fingerprint: Of how the scores were measured: test set, device, engine. Two sides are compared only when it is
             equal.
+        groups: Of each item, those of one being one observation; empty for an item by itself. Nothing for none at all.
         training: Which training it is of: steps of two trainings say nothing about each other. Empty for unknown.
     """
 
@@ -41,12 +42,16 @@ class Scores:
     losses: FloatArray | None
     fingerprint: str
     training: str = ""
+    groups: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.item_ids)
         losses = n if self.losses is None else len(self.losses)
-        if not n == len(self.slices) == len(self.values) == losses:
-            raise ValueError(f"version {self.version}: {n} items, but another number of slices, values or losses")
+        groups = len(self.groups) or n
+        if not n == len(self.slices) == len(self.values) == losses == groups:
+            raise ValueError(
+                f"version {self.version}: {n} items, but another number of slices, values, losses or groups"
+            )
 
 
 def by_item_id(scores: Scores) -> Scores:
@@ -56,6 +61,7 @@ def by_item_id(scores: Scores) -> Scores:
         scores,
         item_ids=tuple(scores.item_ids[i] for i in order),
         slices=tuple(scores.slices[i] for i in order),
+        groups=tuple(scores.groups[i] for i in order if scores.groups),
         values=np.asarray(scores.values, dtype=np.float64)[order],
         losses=None if scores.losses is None else np.asarray(scores.losses, dtype=np.float64)[order],
     )

@@ -1,6 +1,7 @@
 """The statistics of a promotion: adjusted p-values, bounds, evidence of harm and power. Numpy and scipy only.
 
-Shapes: K candidates, N items. A difference is candidate minus incumbent on the same item, higher is better.
+Shapes: K candidates, N items. A difference is candidate minus incumbent on the same item, higher is better. Items of
+one cluster (copies, questions on one passage) are one observation: their signs flip together.
 Only `scipy.special` is used: importing `scipy.stats` costs a start half a second.
 """
 
@@ -14,11 +15,28 @@ import numpy.typing as npt
 from scipy import special
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.intp]
 
 # Signs in memory at once: 16 MB of float64.
 _MAX_CHUNK_SIGNS = 2_000_000
 # Two sums of the same numbers in another order differ by rounding; without this, ties would count by chance.
 _TIE = 1e-9
+
+
+def clusters_of(groups: Sequence[str]) -> IntArray | None:
+    """The cluster of each item, numbered from 0; an item without a group is one by itself. None where all are."""
+    if not any(groups):
+        return None
+    names = [(group, -1) if group else ("", place) for place, group in enumerate(groups)]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return np.array([numbers[name] for name in names], dtype=np.intp)
+
+
+def summed(differences_N: FloatArray, clusters_N: IntArray | None) -> FloatArray:
+    """The sum of each cluster, whose sign then flips as a whole; the differences themselves without clusters."""
+    if clusters_N is None:
+        return differences_N
+    return np.asarray(np.bincount(clusters_N, weights=differences_N), dtype=np.float64)
 
 
 def max_t(differences_KN: FloatArray, *, num_flips: int, seed: int) -> FloatArray:
@@ -74,20 +92,21 @@ def _random_signs(num_items: int, *, num_flips: int, seed: int) -> Iterator[Floa
         yield generator.integers(0, 2, size=shape, dtype=np.int8).astype(np.float64) * 2 - 1
 
 
-def standard_error(differences_N: FloatArray) -> float:
-    """Standard error of the mean of paired differences; infinite for one item.
+def standard_error(differences_N: FloatArray, clusters_N: IntArray | None = None) -> float:
+    """Standard error of the mean of paired differences; infinite for one observation.
 
-    Source: Miller 2024, Adding Error Bars to Evals, arXiv 2411.00640, section on paired differences.
+    Source: Miller 2024, Adding Error Bars to Evals, arXiv 2411.00640, sections on paired differences and on clusters.
     """
-    n = len(differences_N)
-    return float(differences_N.std(ddof=1) / math.sqrt(n)) if n > 1 else math.inf
+    deviations_G = summed(differences_N - differences_N.mean(), clusters_N)
+    num = len(deviations_G)
+    return math.sqrt(num / (num - 1) * float((deviations_G**2).sum())) / len(differences_N) if num > 1 else math.inf
 
 
-def lower_bound(differences_N: FloatArray, *, alpha: float) -> float:
+def lower_bound(differences_N: FloatArray, *, alpha: float, clusters_N: IntArray | None = None) -> float:
     """One-sided 1 - alpha lower bound for the mean: Bonett-Price for differences in {-1, 0, 1}, else paired t."""
-    if np.isin(differences_N, (-1.0, 0.0, 1.0)).all():
+    if clusters_N is None and np.isin(differences_N, (-1.0, 0.0, 1.0)).all():
         return bonett_price_lower_bound(differences_N, alpha=alpha)
-    return t_lower_bound(differences_N, alpha=alpha)
+    return t_lower_bound(differences_N, alpha=alpha, clusters_N=clusters_N)
 
 
 def bonett_price_lower_bound(differences_N: FloatArray, *, alpha: float) -> float:
@@ -103,15 +122,26 @@ def bonett_price_lower_bound(differences_N: FloatArray, *, alpha: float) -> floa
     return float(gain + special.ndtri(alpha) * math.sqrt((better + worse - gain**2) / n))
 
 
-def t_lower_bound(differences_N: FloatArray, *, alpha: float) -> float:
-    """Lower bound for the mean by Student's t; minus infinity for one item.
+def t_lower_bound(differences_N: FloatArray, *, alpha: float, clusters_N: IntArray | None = None) -> float:
+    """Lower bound for the mean by Student's t; minus infinity for one observation.
 
-    Source: Student 1908, Biometrika 6(1), on paired differences.
+    Source: Student 1908, Biometrika 6(1), on paired differences; one degree of freedom less than there are clusters.
     """
-    n = len(differences_N)
-    if n < 2:
+    num = len(differences_N) if clusters_N is None else len(set(clusters_N.tolist()))
+    if num < 2:
         return -math.inf
-    return float(differences_N.mean() + special.stdtrit(n - 1, alpha) * standard_error(differences_N))
+    error = standard_error(differences_N, clusters_N)
+    return float(differences_N.mean() + special.stdtrit(num - 1, alpha) * error)
+
+
+def harm_p_of_mean(differences_N: FloatArray, *, num_flips: int, seed: int) -> float:
+    """Chance that a candidate as good as the incumbent would be so much worse in the mean. One-sided, by sign flips.
+
+    Right-or-wrong scores need no flips: then it is the sign test.
+    """
+    if np.isin(differences_N, (-1.0, 0.0, 1.0)).all():
+        return harm_p(int((differences_N < 0).sum()), int((differences_N > 0).sum()))
+    return float(max_t(-differences_N[None, :], num_flips=num_flips, seed=seed)[0])
 
 
 def harm_p(num_worse: int, num_better: int) -> float:
@@ -188,3 +218,15 @@ def power_at(gain: float, *, num_items: int, discordance: float, alpha: float) -
     z_alpha = -float(special.ndtri(alpha))
     z_power = (gain * math.sqrt(num_items) - z_alpha * math.sqrt(differing)) / math.sqrt(differing - gain**2)
     return float(special.ndtr(z_power))
+
+
+def chance_below(margin: float, *, num_items: int, standard_deviation: float, alpha: float) -> float:
+    """Chance that a mean which is truly 0 is shown, at `alpha`, to be below `margin`; by the normal approximation.
+
+    Args:
+        margin: At least 0, in the unit of the standard deviation.
+        num_items: At least 1.
+        standard_deviation: Of the paired differences; above 0.
+        alpha: In (0, 1).
+    """
+    return float(special.ndtr(margin * math.sqrt(num_items) / standard_deviation + special.ndtri(alpha)))

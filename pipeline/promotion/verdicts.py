@@ -24,9 +24,9 @@ class SliceReport:
 
     Attributes:
         difference: Mean over the slice, higher is better; share of items or nats.
-        p_harm: Exact sign test that the candidate is worse here.
+        p_harm: That a mean so much worse is luck: sign flips, for right-or-wrong scores the exact sign test.
         p_harm_holm: The same, corrected for the number of slices.
-        is_harmed: The corrected one is at most `slice_alpha`: evidence of harm.
+        is_harmed: The corrected one is at most `slice_alpha`, and the harm at least `slice_min_harm`.
     """
 
     name: str
@@ -48,6 +48,7 @@ class GuardrailReport:
         upper_bound_nats: One-sided, at `guardrail_alpha`.
         is_noninferior: A rise of the margin is ruled out.
         is_worse: A rise of more than the margin is shown.
+        forbids: Whether the policy forbids a promotion for it.
     """
 
     difference_nats: float
@@ -56,6 +57,7 @@ class GuardrailReport:
     margin_nats: float
     is_noninferior: bool
     is_worse: bool
+    forbids: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,7 @@ def scored() -> Build:
         item_ids: Sequence[str] | None = None,
         slices: Sequence[str] | None = None,
         losses: Sequence[float] | None = None,
+        groups: Sequence[str] = (),
         fingerprint: str = "same",
         training: str = "",
     ) -> Scores:
@@ -37,6 +38,7 @@ def scored() -> Build:
             values=np.array(values, dtype=np.float64),
             losses=None if losses is None else np.array(losses, dtype=np.float64),
             fingerprint=fingerprint,
+            groups=tuple(groups),
             training=training,
         )
 

@@ -106,12 +106,15 @@ def test_chance_in_one_of_many_slices_does_not_forbid(scored: Build) -> None:
         (0.1, Verdict.KEEP, "its loss rises by more than 0.02 nats"),
     ],
 )
-def test_a_loss_that_may_have_risen_forbids_promotion(scored: Build, rise: float, verdict: Verdict, words: str) -> None:
+def test_a_loss_that_may_have_risen_forbids_promotion_where_the_policy_says_so(
+    scored: Build, rise: float, verdict: Verdict, words: str
+) -> None:
     noise = np.random.default_rng(0).normal(0, 0.05, N)
     before = np.full(N, 2.0)
     after = before + noise - noise.mean() + rise
 
-    decision = decide(scored(1, HALF, losses=before), [scored(2, changed(30, 2), losses=after)], policy=Policy())
+    strict = Policy(guardrail_forbids="possible_rise")
+    decision = decide(scored(1, HALF, losses=before), [scored(2, changed(30, 2), losses=after)], policy=strict)
 
     assert decision.verdict == verdict
     assert words in report_of(decision, 2).why_not.lower()
@@ -122,13 +125,30 @@ def test_a_loss_that_may_have_risen_forbids_promotion(scored: Build, rise: float
     assert guardrail.margin_nats == 0.02
 
 
+@pytest.mark.parametrize(("rise", "winner"), [(0.0, 2), (0.019, 2), (0.024, 2), (0.1, None)])
+def test_a_loss_is_shown_to_have_risen_before_that_forbids_promotion(
+    scored: Build, rise: float, winner: int | None
+) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.05, N)
+    before = np.full(N, 2.0)
+    after = before + noise - noise.mean() + rise
+
+    decision = decide(scored(1, HALF, losses=before), [scored(2, changed(30, 2), losses=after)], policy=Policy())
+
+    assert decision.winner == winner
+    if winner is None:
+        assert "its loss rises by more than 0.02 nats" in report_of(decision, 2).why_not.lower()
+    elif rise > 0:
+        assert "its loss is not shown to rise by more than 0.02 nats" in decision.because
+
+
 def test_losses_that_are_the_same_pass_the_guardrail_even_on_few_items(scored: Build) -> None:
     losses = [1.0] * 12
 
     decision = decide(scored(1, [0.0] * 12, losses=losses), [scored(2, [1.0] * 12, losses=losses)], policy=Policy())
 
     assert decision.winner == 2
-    assert "its loss is shown not to rise by the margin" in decision.because
+    assert "its loss is shown not to rise by more than 0.02 nats" in decision.because
 
 
 def test_a_lower_loss_wins_where_loss_is_the_primary_score(scored: Build) -> None:

@@ -57,7 +57,7 @@ def test_a_bound_that_is_not_finite_becomes_null(scored: Build) -> None:
     text = to_markdown(decision, decision.reports[0])
 
     assert '"lower_bound": null' in json.dumps(document, allow_nan=False)
-    assert text.count("unknown (one item)") == 2
+    assert text.count("unknown (one item)") == 3
 
 
 def test_the_winner_is_told_why_it_won(decided: Decision) -> None:
@@ -160,18 +160,39 @@ def test_a_difference_is_said_in_points(difference: float, words: str) -> None:
 def test_the_promoter_says_what_the_set_can_show() -> None:
     lines = smallest_difference_lines(1500, {"add": 750, "copy": 750}, Policy())
 
-    assert len(lines) == 2
+    assert len(lines) == 3
     assert "1 candidate: the smallest gain shown in 80 of 100 decisions is 1.4 points if 5% of the items" in lines[0]
     assert "6 candidates:" in lines[1]
 
 
 def test_one_candidate_at_a_time_is_one_line() -> None:
-    assert len(smallest_difference_lines(1500, {}, Policy(max_candidates=1))) == 1
+    assert len(smallest_difference_lines(1500, {}, Policy(max_candidates=1))) == 2
+
+
+def test_the_promoter_says_what_the_guardrail_stops() -> None:
+    """0.02 + (1.645 + 0.842) sd / sqrt(1000)."""
+    line = smallest_difference_lines(1000, {}, Policy())[2]
+
+    assert "stops a rise of the mean loss by 0.0279 and 0.0593 nats in 80 of 100 decisions" in line
+    assert "spread by 0.1 and 0.5 nats" in line
+
+
+def test_a_strict_guardrail_that_stops_for_nothing_is_warned_of() -> None:
+    """Phi(0.02 sqrt(1000) / sd - 1.645)."""
+    strict = Policy(guardrail_forbids="possible_rise")
+    [line] = [one for one in smallest_difference_lines(1000, {}, strict) if "guardrail" in one]
+    [enough] = [one for one in smallest_difference_lines(20_000, {}, strict) if "guardrail" in one]
+
+    assert line.startswith(
+        "Warning: The guardrail lets a candidate whose mean loss is unchanged pass in 100 and 35 of 100"
+    )
+    assert "guardrail_forbids: shown_rise" in line
+    assert not enough.startswith("Warning")
 
 
 def test_min_effect_raises_the_smallest_gain() -> None:
     """The point estimate must reach min_effect in 80 of 100 decisions as well: 0.1 + 0.84 sqrt(0.05 / 1500)."""
-    [line] = smallest_difference_lines(1500, {}, Policy(max_candidates=1, min_effect=0.1))
+    line = smallest_difference_lines(1500, {}, Policy(max_candidates=1, min_effect=0.1))[0]
 
     assert "10.5 points if 5%" in line
 
@@ -180,19 +201,19 @@ def test_a_small_set_is_warned_of() -> None:
     lines = smallest_difference_lines(200, {"add": 196, "copy": 4}, Policy())
 
     assert "out of reach if 5%" in lines[1]
-    assert "3 points better would be promoted in about 29 of 100 decisions" in lines[2]
-    assert lines[3] == "Warning: slices with fewer than 6 items can never show harm (copy)."
+    assert "3 points better would be promoted in about 29 of 100 decisions" in lines[3]
+    assert lines[4] == "Warning: slices with fewer than 6 items can never show harm (copy)."
 
 
 def test_a_set_that_can_never_show_anything_is_warned_of() -> None:
-    assert "4 items can never show a gain at alpha 0.05; at least 5" in smallest_difference_lines(4, {}, Policy())[2]
+    assert "4 items can never show a gain at alpha 0.05; at least 5" in smallest_difference_lines(4, {}, Policy())[3]
     assert smallest_difference_lines(0, {}, Policy()) == [
         "Warning: the test set is empty, so nothing can ever be promoted."
     ]
 
 
 def test_a_policy_that_wants_more_than_three_points_is_not_warned_for_them() -> None:
-    assert len(smallest_difference_lines(200, {}, Policy(min_effect=0.1))) == 2
+    assert not any("Warning" in line for line in smallest_difference_lines(200, {}, Policy(min_effect=0.1)))
 
 
 def test_many_blind_slices_are_cut_short() -> None:

@@ -22,7 +22,8 @@ def test_without_a_file_the_defaults_hold() -> None:
     assert (policy.primary, policy.alpha, policy.min_effect) == ("exact_match", 0.05, 0.005)
     assert (policy.max_candidates, policy.num_flips, policy.slice_alpha) == (6, 4000, 0.05)
     assert (policy.score_metric, policy.lower_is_better, policy.min_delta) == ("eval_loss", True, 0.0)
-    assert policy.guardrail_loss_margin_nats == 0.02
+    assert (policy.guardrail_loss_margin_nats, policy.guardrail_forbids) == (0.02, "shown_rise")
+    assert policy.slice_min_harm == 0.005
 
 
 def test_a_file_changes_what_it_names(tmp_path: Path) -> None:
@@ -49,6 +50,8 @@ def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
         ("slice_alpha: 0", "slice_alpha", "greater than 0"),
         ("guardrail_alpha: 1", "guardrail_alpha", "less than 1"),
         ("guardrail_loss_margin_nats: -1", "guardrail_loss_margin_nats", "greater than or equal to 0"),
+        ("guardrail_forbids: rise", "guardrail_forbids", "'shown_rise' or 'possible_rise'"),
+        ("slice_min_harm: -1", "slice_min_harm", "greater than or equal to 0"),
         ("min_delta: -1", "min_delta", "greater than or equal to 0"),
         ("score_metric: ''", "score_metric", "at least 1 character"),
         ("primary: accuracy", "primary", "'exact_match' or 'loss'"),

@@ -138,7 +138,8 @@ def test_scores_of_another_length_than_the_items_are_a_mistake_of_the_caller(sco
 
 
 def test_one_item_is_decided_without_a_warning(scored: Build) -> None:
-    decision = decide(scored(1, [0.0], losses=[1.0]), [scored(2, [1.0], losses=[1.0])], policy=Policy(alpha=0.6))
+    strict = Policy(alpha=0.6, guardrail_forbids="possible_rise")
+    decision = decide(scored(1, [0.0], losses=[1.0]), [scored(2, [1.0], losses=[1.0])], policy=strict)
 
     assert decision.verdict == Verdict.INCONCLUSIVE
     assert comparison_of(decision, 2).standard_error == math.inf
