@@ -234,7 +234,9 @@ class Watcher(threading.Thread):
             slot = self._loader.start_cached(dead.checkpoint, reload, self._stopping.is_set)
         except Exception as error:  # noqa: BLE001 - whatever it is, the next try waits
             self._restart_at_s = self._next_restart_at_s(num_recent)
-            self._journal.end(reload, "failed", f"the engine died and could not be restarted: {_said(error)}")
+            self._journal.end(
+                reload, self._unless_going("failed"), f"the engine died and could not be restarted: {_said(error)}"
+            )
             return
         self._restart_at_s = self._next_restart_at_s(num_recent) if num_recent > 1 else None
         self._retire(*self._lineup.replace_dead(slot))
@@ -254,7 +256,8 @@ class Watcher(threading.Thread):
         try:
             slot = self._loader.start_cached(last_good, reload, self._stopping.is_set)
         except Exception as error:  # noqa: BLE001 - whatever it is, the registry is followed without it
-            self._journal.end(reload, "failed", f"the last good version in the cache does not start: {_said(error)}")
+            because = f"the last good version in the cache does not start: {_said(error)}"
+            self._journal.end(reload, self._unless_going("failed"), because)
             return
         reload.verdict = f"from the cache, since {because}; {reload.verdict}"
         self._serve(slot, reload)
@@ -266,7 +269,11 @@ class Watcher(threading.Thread):
         self._refusals[key], reload.tries = refusal, refusal.tries
         while len(self._refusals) > MAX_REMEMBERED:
             del self._refusals[next(iter(self._refusals))]
-        self._journal.end(reload, refusal.outcome, because)
+        self._journal.end(reload, self._unless_going(refusal.outcome), because)
+
+    def _unless_going(self, outcome: str) -> str:
+        """What came of a try; one that this server ended itself, since it is going, says nothing of anybody."""
+        return "superseded" if self._stopping.is_set() else outcome
 
 
 def _said(error: Exception) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from registry_hooks.errors import StartCancelledError
+from registry_hooks.errors import EngineGoneError, StartCancelledError
 from tests.gateway.stand_ins import World
 
 
@@ -73,3 +73,17 @@ def test_a_server_that_is_going_puts_nothing_into_service() -> None:
 
     assert world.served is None
     assert not world.loader.started[-1].is_alive()
+
+
+def test_a_try_that_ended_with_the_server_is_no_failure_of_the_version() -> None:
+    world = World()
+
+    def meanwhile(superseded: Callable[[], bool]) -> None:
+        world.watcher.stop()
+        raise EngineGoneError("it was stopped while it was checked")
+
+    world.loader.meanwhile = meanwhile
+    world.watcher.turn()
+
+    assert world.journal.status.last_reload is not None
+    assert world.journal.status.last_reload.outcome == "superseded"
