@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from registry_hooks.settings import LOOPBACK_HOSTS, ServeSettings
 from server.direct_stream import RAW_SEND
 from server.gateway import openai_errors
+from server.gateway.bounds import Crowd
 from server.gateway.departure import Departure
 from server.gateway.openai_errors import ApiProblem
 
@@ -79,10 +80,11 @@ def request_id(given: str | None) -> str:
 class Door:
     """The layer around the application."""
 
-    def __init__(self, app: ASGIApp, serve: ServeSettings, departure: Departure) -> None:
+    def __init__(self, app: ASGIApp, serve: ServeSettings, departure: Departure, crowd: Crowd) -> None:
         self._app = with_cors(app, serve.cors_origins)
         self._guest = guest(serve)
         self._departure = departure
+        self._crowd = crowd
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -100,6 +102,8 @@ class Door:
             await send(message)
 
         problem = self._guest.problem(scope["method"], headers) if self._guest is not None else None
+        if self._crowd.is_full and scope["path"].startswith("/v1/"):
+            problem = openai_errors.server_full()
         if problem is not None:
             await problem_answer(problem, its_id)(scope, receive, with_id)
             return

@@ -72,6 +72,12 @@ def server_stopping(what: str = "the request was not begun") -> ApiProblem:
     return unavailable(message, code="server_stopping", retry_after_s=1)
 
 
+def server_full() -> ApiProblem:
+    """All connections that this server has room for are being answered."""
+    message = "this server answers as many requests as it has connections for; send the request again"
+    return unavailable(message, code="server_full", retry_after_s=1)
+
+
 def kills_engines() -> ApiProblem:
     """Two engines died while they held this request."""
     return ApiProblem(

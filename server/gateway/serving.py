@@ -9,7 +9,9 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from functools import partial
 from types import FrameType
+from typing import cast
 
 import uvicorn
 
@@ -22,6 +24,7 @@ from registry_hooks.s3_store import S3Store
 from registry_hooks.settings import LOOPBACK_HOSTS, ServeSettings, Settings
 from server import descriptors
 from server.gateway.app import Gateway, create_app
+from server.gateway.bounds import BoundedHttp, Crowd, most_connections
 from server.gateway.control import Watcher
 from server.gateway.departure import Departure, end_engines
 from server.gateway.door import Door
@@ -39,6 +42,7 @@ _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound
 # closes first must be the client, else its next request goes into a connection that just ends.
 _KEEP_ALIVE_S = 75
 
+_TICKS_A_SECOND = 10  # uvicorn's
 _GOOD_KEY_CHARS = 16
 # The control loop may hang in a read of registry or store; it cannot start anything by then.
 _WATCHER_ENDS_S = 5
@@ -47,9 +51,10 @@ _WATCHER_ENDS_S = 5
 class _Server(uvicorn.Server):
     """uvicorn that gives notice before it closes its door; its last streams end with an error event, not a cut."""
 
-    def __init__(self, config: uvicorn.Config, gateway: Gateway, grace_s: float) -> None:
+    def __init__(self, config: uvicorn.Config, gateway: Gateway, crowd: Crowd, grace_s: float) -> None:
         super().__init__(config)
         self._gateway = gateway
+        self._crowd = crowd
         self._grace_s = grace_s
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -60,6 +65,8 @@ class _Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         self.should_exit = self.should_exit or self._gateway.departure.is_closing
+        if counter % _TICKS_A_SECOND == 0:
+            self._crowd.close_the_late(asyncio.get_running_loop().time())
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -76,14 +83,17 @@ class _Server(uvicorn.Server):
 def front_door(gateway: Gateway) -> uvicorn.Server:
     """The HTTP server of `gateway`, not listening yet."""
     grace_s = gateway.settings.serve.shutdown_grace_s
+    crowd = Crowd(most_connections())
     config = uvicorn.Config(
-        Door(create_app(gateway), gateway.settings.serve, gateway.departure),
+        Door(create_app(gateway), gateway.settings.serve, gateway.departure, crowd),
+        http=cast("type[asyncio.Protocol]", partial(BoundedHttp, crowd=crowd)),
+        ws="none",  # no room of ours speaks it, and its connections would have no bounds
         log_config=None,
         access_log=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(grace_s) + 10,
     )
-    return _Server(config, gateway, grace_s)
+    return _Server(config, gateway, crowd, grace_s)
 
 
 def serve(settings: Settings) -> int:
