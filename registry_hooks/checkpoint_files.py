@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from registry_hooks import contract, weights
-from registry_hooks.errors import NotACheckpointError, SettingsError
+from registry_hooks.errors import NotACheckpointError, SettingsError, UnreadableFileError
 from registry_hooks.weights import TensorInfo
 
 CONFIG_FILE = "config.json"
@@ -98,13 +98,16 @@ def read_json_object(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str
     """A JSON object in a file.
 
     Raises:
-        NotACheckpointError: Unreadable, malformed, half-written, or longer than `max_bytes`.
+        UnreadableFileError: It cannot be read here and now.
+        NotACheckpointError: Malformed, half-written, or longer than `max_bytes`.
     """
     try:
         if path.stat().st_size > max_bytes:
             raise _refused(f"{path} has more than {max_bytes} bytes", "save it again")
         document = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise UnreadableFileError(f"{path} cannot be read ({error}): nothing was loaded or published") from error
+    except (ValueError, RecursionError) as error:
         raise _refused(f"{path} cannot be read ({error}): half-written or damaged", "save it again") from error
     if not isinstance(document, dict):
         raise _refused(f"{path} holds no JSON object", "save it again")
@@ -230,7 +233,7 @@ def _is_sentencepiece(path: Path) -> bool:
         with path.open("rb") as file:
             return file.read(1) == _SENTENCEPIECE_START
     except OSError as error:
-        raise _refused(f"{path} cannot be read ({error})", "copy or save it again") from error
+        raise UnreadableFileError(f"{path} cannot be read ({error}): nothing was loaded or published") from error
 
 
 def _is_installed(module: str) -> bool:

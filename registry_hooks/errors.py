@@ -5,6 +5,7 @@ RelayError
 │   ├── SettingsError            configuration
 │   │   └── DeclinedError        a setting of this box asks for more than the version has
 │   ├── NotACheckpointError      a folder that cannot be published or served
+│   │   └── UnreadableFileError  a file of it that this machine cannot read now
 │   ├── UnknownModelError        the registry has no such registered model, version, run or alias
 │   ├── DeletedExperimentError   an experiment that somebody deleted, and MLflow can restore
 │   ├── AccessDeniedError        registry or store refused our credentials
@@ -84,6 +85,12 @@ class NotACheckpointError(UserError):
     """A folder is not a checkpoint that can be published or served."""
 
     blame = Blame.VERSION
+
+
+class UnreadableFileError(NotACheckpointError):
+    """A file of a checkpoint cannot be read by this process now, which says nothing of its bytes."""
+
+    blame = Blame.BOX
 
 
 class UnknownModelError(UserError):

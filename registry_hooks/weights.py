@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from registry_hooks.errors import NotACheckpointError
+from registry_hooks.errors import NotACheckpointError, UnreadableFileError
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
 ITEM_BYTES = {
@@ -54,6 +54,7 @@ def read_header(path: Path) -> tuple[TensorInfo, ...]:
     """The tensors of one safetensors file, in the order of their bytes.
 
     Raises:
+        UnreadableFileError: It cannot be read here and now.
         NotACheckpointError: The file is truncated, its header is malformed, or its tensors leave holes or overlap.
     """
     try:
@@ -69,7 +70,7 @@ def read_header(path: Path) -> tuple[TensorInfo, ...]:
             key=lambda tensor: (tensor.start, tensor.end),
         )
     except OSError as error:
-        raise _damaged(path, str(error)) from error
+        raise UnreadableFileError(f"{path} cannot be read ({error}): nothing was loaded or published") from error
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, f"its header is malformed ({error!r})") from error
     _check_layout(path, tensors, size - 8 - num_header_bytes)

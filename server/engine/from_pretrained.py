@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,6 +24,15 @@ _RECOMPUTED = (
     (re.compile(r"(^|\.)(attn|attention)\.masked_bias$"), (0, 1)),
     (re.compile(r"(^|\.)(attn|attention)\.bias$"), (4,)),
     (re.compile(r"(^|\.)rotary_emb\.inv_freq$"), (1,)),
+)
+_MAX_CAUSES = 10
+# What allocators, threads and libraries in Rust say in plain errors when the system has no more to give.
+_SIGNS_OF_THE_MACHINE = (
+    "out of memory",
+    "not enough memory",
+    "can't start new thread",
+    "CUDA error",
+    *(f"(os error {number})" for number in (errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC)),
 )
 
 
@@ -134,7 +144,21 @@ def _why(what: str, error: Exception, files: CheckpointFiles, place: Path) -> Re
     said = f"{what}: {type(error).__name__}: {first_line}"
     if isinstance(error, ImportError):
         return SettingsError(f"{said}; a package is missing on this machine: install it")
-    is_of_the_system = isinstance(error, OSError) and error.errno is not None  # transformers raises plain ones
-    if is_of_the_system or isinstance(error, MemoryError | torch.OutOfMemoryError | torch.AcceleratorError):
+    if _is_of_the_machine(error):
         return RelayError(f"{said}; this machine could not load it, which says nothing of the checkpoint")
     return NotACheckpointError(said)
+
+
+def _is_of_the_machine(error: BaseException | None) -> bool:
+    """Whether this machine lacks memory, descriptors, threads or a working disk or GPU; the causes of `error` count."""
+    for _ in range(_MAX_CAUSES):
+        if isinstance(error, OSError) and error.errno is not None:  # transformers raises plain ones
+            return True
+        if isinstance(error, MemoryError | torch.OutOfMemoryError | torch.AcceleratorError):
+            return True
+        if error is None:
+            return False
+        if any(sign in str(error) for sign in _SIGNS_OF_THE_MACHINE):
+            return True
+        error = error.__cause__
+    return False

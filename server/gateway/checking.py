@@ -28,10 +28,29 @@ def check_golden(engine: Engine, recorded: GoldenSet | None, *, required: bool) 
 
     Raises:
         GoldenMismatchError: Other answers than recorded, 4xx to what was answered at publishing, or not finite ones.
-        DeclinedError: None are recorded, or none to be had, although `required`; or this box takes shorter texts only.
+        DeclinedError: None are recorded, or none to be had, although `required`; this box takes shorter texts only; or
+            it computes in another way than others by its settings, and comes to other answers.
         EngineGoneError: The engine ended, or did not answer.
         EngineError: Another program in its place refuses what was answered at publishing.
     """
+    try:
+        return _checked(engine, recorded, required=required)
+    except GoldenMismatchError as error:
+        if own_way := _own_way(engine, recorded):
+            raise DeclinedError(f"{error}; {own_way}, so nothing is held against the version") from error
+        raise
+
+
+def _own_way(engine: Engine, recorded: GoldenSet | None) -> str:
+    """What the settings of this box have it do otherwise than the engine that recorded; empty for nothing."""
+    if engine.spec.command:
+        return "these are the answers of the program of engine.command"
+    if recorded is not None and engine.spec.dtype not in ("auto", recorded.dtype):
+        return f"engine.dtype of this box is {engine.spec.dtype}, they were recorded in {recorded.dtype}"
+    return ""
+
+
+def _checked(engine: Engine, recorded: GoldenSet | None, *, required: bool) -> str:
     if recorded is None and required:
         raise DeclinedError(
             "it has no golden answers and serve.require_golden of this box is on; publish it with `relay publish`"

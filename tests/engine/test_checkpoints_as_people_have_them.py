@@ -139,6 +139,11 @@ def test_a_token_without_a_row_in_the_embedding_harms_only_who_uses_it(folder: P
     assert len(loaded.tokenizer) > rows
 
 
+def caused_by(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "blame"),
     [
@@ -147,6 +152,11 @@ def test_a_token_without_a_row_in_the_embedding_harms_only_who_uses_it(folder: P
         (OSError(12, "Cannot allocate memory"), Blame.MOMENT),
         (torch.OutOfMemoryError("CUDA out of memory"), Blame.MOMENT),
         (ImportError("requires the Tiktoken library"), Blame.BOX),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes"), Blame.MOMENT),
+        (RuntimeError("can't start new thread"), Blame.MOMENT),
+        (OSError("Error while deserializing header: I/O error: Too many open files (os error 24)"), Blame.MOMENT),
+        (caused_by(ValueError("the tokenizer does not load"), OSError(24, "Too many open files")), Blame.MOMENT),
+        (caused_by(ValueError("the tokenizer does not load"), KeyError("added_tokens")), Blame.VERSION),
     ],
 )
 def test_a_load_that_fails_for_this_machines_sake_is_not_the_versions_fault(

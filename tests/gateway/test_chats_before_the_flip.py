@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -177,7 +178,7 @@ def test_another_programs_chats_are_compared_as_far_as_it_tells() -> None:
     told = check(an_engine(no_scores, ids=None, prompt=cannot, command="x {dir} {port}"), required=True)
 
     assert "this engine has no /tokenize" in told
-    with pytest.raises(GoldenMismatchError, match="goes on"):
+    with pytest.raises(DeclinedError, match="goes on"):
         check(an_engine(a_chat_answer("Yes", ".", "Y", "e", reason="length"), ids=None, command="x {dir} {port}"))
 
 
@@ -189,3 +190,12 @@ def test_another_program_without_chats_cannot_be_asked_one_and_one_that_refuses_
         check(an_engine(BROKEN, command="x {dir} {port}"))
     with pytest.raises(DeclinedError, match="require_golden of this box is on"):
         check(an_engine(cannot, prompt=cannot, command="x {dir} {port}"), required=True)
+
+
+@pytest.mark.parametrize(("dtype", "error"), [("auto", GoldenMismatchError), ("float16", DeclinedError)])
+def test_a_dtype_that_only_this_box_asks_for_is_not_the_versions_fault(dtype: str, error: type[Exception]) -> None:
+    engine = an_engine(a_chat_answer("No", "."))
+    engine.spec = dataclasses.replace(engine.spec, dtype=dtype)
+
+    with pytest.raises(error):
+        check(engine)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
 
 from registry_hooks.errors import Blame, EngineStartError, StartCancelledError
-from server import launcher
+from server import gpu, launcher
 from server.engine_child import EngineChild
-from server.engine_spec import EngineSpec
+from server.engine_spec import EngineEvent, EngineSpec
 from server.launcher import start_engine
 from server.socket_folder import socket_dir
 
@@ -81,6 +83,61 @@ def test_a_process_that_dies_before_it_is_ready_says_how(
         start_engine(a_spec(tmp_path, sockets), log_path=tmp_path / "e.log", start_timeout_s=60)
 
     assert caught.value.stage == "import"
+
+
+SAYS = "import sys; sys.stdin.readline(); print(sys.argv[1], flush=True); sys.stdin.read()"
+DIES = "import os, sys; sys.stdin.readline(); os.kill(os.getpid(), 9)"
+
+
+@pytest.mark.parametrize(
+    ("said", "command", "blame"),
+    [
+        ("version", "", Blame.VERSION),
+        ("policy", "", Blame.POLICY),
+        ("box", "", Blame.BOX),
+        ("the moon", "", Blame.BOX),
+        ("version", "vllm serve {dir}", Blame.BOX),
+    ],
+)
+def test_an_engine_that_fails_says_who_is_at_fault_and_another_program_never_blames_the_version(
+    said: str, command: str, blame: Blame, sockets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    event = EngineEvent(event="failed", stage="load", reason="why", blame=said).to_line().decode()
+    for name in ("ENGINE", "SUBSTITUTE"):
+        monkeypatch.setattr(launcher, name, (sys.executable, "-c", SAYS, event))
+    spec = dataclasses.replace(a_spec(tmp_path, sockets), command=command)
+
+    with pytest.raises(EngineStartError, match="why") as caught:
+        start_engine(spec, log_path=tmp_path / "e.log", start_timeout_s=60)
+
+    assert caught.value.blame is blame
+
+
+def test_an_engine_that_is_killed_while_it_loads_says_nothing_of_the_version(
+    sockets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "ENGINE", (sys.executable, "-c", DIES))
+
+    with pytest.raises(EngineStartError, match="SIGKILL") as caught:
+        start_engine(a_spec(tmp_path, sockets), log_path=tmp_path / "e.log", start_timeout_s=60)
+
+    assert (caught.value.blame, caught.value.transient) == (Blame.BOX, True)
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(gpu.card() is not None, reason="this machine has a card")
+@pytest.mark.parametrize(
+    ("wanted", "blame"), [({"device": "cuda"}, Blame.BOX), ({"max_model_len_tokens": 10**6}, Blame.POLICY)]
+)
+def test_what_this_box_lacks_or_asks_for_is_not_held_against_the_version(
+    tiny_checkpoint: Path, wanted: dict[str, Any], blame: Blame, sockets: Path, tmp_path: Path
+) -> None:
+    spec = dataclasses.replace(a_spec(tiny_checkpoint, sockets), **wanted)
+
+    with pytest.raises(EngineStartError, match=next(iter(wanted))) as caught:
+        start_engine(spec, log_path=tmp_path / "e.log", start_timeout_s=60)
+
+    assert caught.value.blame is blame
 
 
 def test_a_process_that_never_becomes_ready_is_ended_at_the_deadline(

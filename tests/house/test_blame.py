@@ -14,6 +14,7 @@ BLAME = {
     errors.SettingsError: Blame.BOX,
     errors.DeclinedError: Blame.POLICY,
     errors.NotACheckpointError: Blame.VERSION,
+    errors.UnreadableFileError: Blame.BOX,
     errors.UnknownModelError: Blame.REGISTRY,
     errors.AccessDeniedError: Blame.BOX,
     errors.TestSetError: Blame.BOX,
