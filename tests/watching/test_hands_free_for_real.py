@@ -16,6 +16,7 @@ import pytest
 
 from pipeline.stack.local import LocalStack
 from pipeline.watching.pending import PendingQueue
+from registry_hooks import contract
 from registry_hooks.errors import UnknownModelError
 from registry_hooks.mlflow_registry import MlflowRegistry
 from registry_hooks.records import ModelVersion
@@ -85,7 +86,12 @@ def test_a_training_publishes_every_save_under_its_own_run(
     made = versions(registry, "trained")
     parent = parent_of(registry, made)
 
+    child = registry.rest.get("/runs/get", run_id=made[0].run_id or "")["run"]
+    params = {param["key"]: param["value"] for param in child["data"]["params"]}
+
     assert [version.step for version in made] == [1, 2]
+    assert (params["learning_rate"], params["per_device_train_batch_size"], params["seed"]) == ("5e-05", "2", "42")
+    assert len({version.tags[contract.TAG_CONFIG_HASH] for version in made}) == 1
     assert all("eval_loss" in registry.run_metrics(version.run_id or "") for version in made)
     assert "loss" in {metric["key"] for metric in parent["data"]["metrics"]}
     # The Trainer's save_total_limit removed the first while it waited.
