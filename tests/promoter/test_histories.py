@@ -16,6 +16,7 @@ import os
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -402,6 +403,7 @@ class History(RuleBasedStateMachine):
 
 
 TestHistories = History.TestCase
+TestHistories.pytestmark = [pytest.mark.timeout(900)]  # it is one test to pytest, and thousands of histories
 TestHistories.settings = settings(
     max_examples=NUM_HISTORIES,
     stateful_step_count=12,

@@ -235,6 +235,26 @@ def test_an_incumbent_that_fails_when_it_is_scored_anew_is_counted(bench: Bench)
     assert (found.kind, found.is_counted) == ("error", True)
 
 
+def test_a_card_that_fills_while_scores_are_made_anew_ends_the_decision(bench: Bench) -> None:
+    old, full, last = bench.publish(evaluation(100, fingerprint="now")), bench.publish(None), bench.publish(None)
+    bench.now[full.version] = EvaluationError("the GPU has no room", stage="room", transient=True)
+    bench.on_record = {number: evaluation(90, fingerprint="then") for number in (2, 3)}
+
+    found = bench.judge(old, [full, last])
+
+    assert (found.kind, found.is_counted, bench.evaluated) == ("error", False, [1, 2])
+
+
+def test_where_the_only_candidates_engine_dies_nobody_is_rejected(bench: Bench) -> None:
+    old = bench.publish(evaluation(100))
+    deadly = bench.publish(EvaluationError("the engine ended", stage="asking", transient=True))
+
+    found = bench.judge(old, [deadly])
+
+    assert (found.kind, found.rejected, list(found.unscored)) == ("error", {}, [2])
+    assert found.because == "none of 1 candidates could be scored: the engine ended"
+
+
 @pytest.mark.parametrize("judge", ["items", "metrics"])
 def test_without_an_incumbent_the_best_by_the_metric_is_promoted_unscored(bench: Bench, judge: str) -> None:
     versions = [bench.publish(None, loss=loss) for loss in (2.0, None, 1.5, 1.7)]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from pipeline.promotion import ledger, moves, reading
+from pipeline.promotion import ledger, moves, reading, waiting
 from pipeline.promotion.acting import Judgement
 from pipeline.promotion.ledger import Entry
 from pipeline.promotion.trying import MAX_FAULTS, Trouble
@@ -66,6 +67,26 @@ def test_one_that_lost_against_what_was_refused_later_serves_after_all(world: An
     world.promoter.reconcile()
 
     assert world.production == 2
+
+
+def test_a_persons_choice_that_a_server_refuses_is_no_bar_once_it_is_released(settled: Any) -> None:
+    settled.person_moves(1)
+    settled.promoter.reconcile()
+    settled.registry.set_model_tag(NAME, contract.TAG_HOLD, None)
+    refuse(settled, 1)
+    settled.publish(score=0)
+
+    settled.promoter.reconcile()
+
+    assert settled.production == 3
+    assert "server box refused version 1, which Production names" in settled.tags(3)[contract.TAG_REASON]
+
+
+def test_an_alias_that_names_what_is_not_there_is_no_bar(settled: Any) -> None:
+    """As a registry shows it in the moment in which somebody deletes the version."""
+    seen = replace(settled.promoter.look(), incumbent=None)
+
+    assert waiting.why_no_bar(seen) == "version 2, which Production names, is not there"
 
 
 def test_what_is_in_production_is_deleted_and_what_served_before_comes_back(settled: Any) -> None:
