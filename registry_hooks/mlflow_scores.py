@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from registry_hooks import contract
-from registry_hooks.errors import UserError
+from registry_hooks.errors import UnknownModelError, UserError
 from registry_hooks.mlflow_registry import MlflowRegistry
 from registry_hooks.mlflow_runs import MAX_RUN_TAG_CHARS, log_batch, metric_entries, quoted
 from registry_hooks.records import ModelVersion, ScoreEntry
@@ -58,10 +58,13 @@ class MlflowScores:
         )
 
     def score_entries(self, version: ModelVersion) -> Sequence[ScoreEntry]:
-        """What the version was scored on, sorted by digest; empty when it never was, or has no run."""
+        """What the version was scored on, sorted by digest; empty when it never was, or its run is gone."""
         if version.run_id is None:
             return ()
-        tags = self._run(version)["data"].get("tags", ())
+        try:
+            tags = self._run(version)["data"].get("tags", ())
+        except UnknownModelError:  # the run is gone, and its scores with it
+            return ()
         ours = sorted(tag["key"] for tag in tags if tag["key"].startswith(contract.TAG_EVALUATION_PREFIX))
         values = {tag["key"]: tag.get("value", "") for tag in tags}
         return tuple(entry for key in ours if (entry := _entry(values[key])) is not None)

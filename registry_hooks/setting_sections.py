@@ -201,6 +201,11 @@ class PromoterSettings(Section):
     silent_after_s: float = Field(
         120.0, gt=0, description="A server whose heartbeat is older is an alert, and never a reason to move."
     )
+    forget_servers_after_days: float = Field(
+        7.0,
+        gt=0,
+        description="A server that is silent for longer is forgotten; it is back when it writes again.",
+    )
 
 
 class ClientSettings(Section):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -41,12 +41,15 @@ def hands_of(settings: Settings) -> Iterator[Hands]:
 
 
 @contextmanager
-def promoter_of(settings: Settings, *, without_test_set: bool = False) -> Iterator[tuple[Promoter, list[str]]]:
+def promoter_of(
+    settings: Settings, *, without_test_set: bool = False, on_progress: Callable[[], None] = lambda: None
+) -> Iterator[tuple[Promoter, list[str]]]:
     """A promoter, and what its policy can show on its test set, as lines for people.
 
     Args:
         settings: All of them.
         without_test_set: Whether a person wants the policy's `score_metric` to decide, whatever the settings say.
+        on_progress: Called whenever a version was, or is about to be, scored.
 
     Raises:
         SettingsError: The policy contradicts itself.
@@ -56,7 +59,7 @@ def promoter_of(settings: Settings, *, without_test_set: bool = False) -> Iterat
     with connected(settings) as registry:
         hands = _hands(settings, registry)
         path = None if without_test_set else settings.evaluate.test_set
-        judge, rule, lines = _judge(settings, registry, policy, path)
+        judge, rule, lines = _judge(settings, registry, policy, path, on_progress)
         if without_test_set:
             rule = replace(rule, asked_by=this_person())
         silent_after_s = settings.promoter.silent_after_s
@@ -85,7 +88,7 @@ def _hands(settings: Settings, registry: MlflowRegistry) -> Hands:
 
 
 def _judge(
-    settings: Settings, registry: MlflowRegistry, policy: Policy, path: Path | None
+    settings: Settings, registry: MlflowRegistry, policy: Policy, path: Path | None, on_progress: Callable[[], None]
 ) -> tuple[JudgeOfVersions, Rule, list[str]]:
     from pipeline.promotion.judging import ItemJudge, MetricJudge  # numpy and scipy: half a second
 
@@ -114,7 +117,10 @@ def _judge(
 
     def evaluate(version: ModelVersion) -> Evaluation:
         """Lists of versions do not say where the files lie, and most are never asked for."""
-        return scoring.score(registry.get_version(version.name, version.version))
+        on_progress()
+        evaluation = scoring.score(registry.get_version(version.name, version.version))
+        on_progress()
+        return evaluation
 
     judge = ItemJudge(source=registry, policy=policy, compare_url=url, known=scoring.known, evaluate=evaluate)
     rule = Rule(

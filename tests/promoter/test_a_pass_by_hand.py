@@ -13,7 +13,7 @@ import pytest
 
 from pipeline import cli
 from pipeline.evaluation import test_set as test_sets
-from pipeline.promotion import ledger, moves, scheduling, wiring
+from pipeline.promotion import ledger, machine_lock, moves, scheduling, wiring
 from pipeline.promotion.ledger import Entry
 from pipeline.promotion.policy import Policy
 from pipeline.promotion.rule import Rule
@@ -57,7 +57,7 @@ def wired(world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(wiring, "_hands", lambda *_: world.hands)
     monkeypatch.setattr(wiring, "MlflowScores", lambda _: None)
     monkeypatch.setattr(wiring, "S3Store", lambda *_: None)
-    monkeypatch.setattr(scheduling.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setenv("RELAY_REGISTRY__TRACKING_URI", f"http://{tmp_path.name}")  # so that locks are this test's own
     monkeypatch.setattr(events, "configure", lambda *_: None)  # the log's format is that of the whole process
     monkeypatch.setenv("RELAY_REGISTRY__NAME", NAME)
     monkeypatch.chdir(tmp_path)
@@ -213,14 +213,18 @@ def test_what_was_decided_while_a_pass_waited_counts(
 ) -> None:
     settled.publish()
 
-    @contextmanager
-    def end_of_the_promoters_pass(_: Path) -> Iterator[None]:
-        settled.registry.record_run(ledger.to_run(NAME, Entry(kind="keep", because="", rule=by_test_set)))
-        yield
+    tries = []
+    try_lock = machine_lock.try_lock
 
-    monkeypatch.setattr(scheduling.file_lock, "exclusive", end_of_the_promoters_pass)
-    with scheduling.one_pass(Settings(registry=RegistrySettings(name=NAME))):
-        code, out, _ = relay("reconcile")
+    def end_of_the_promoters_pass(name: str) -> Any:
+        tries.append(name)
+        if len(tries) == 1:
+            settled.registry.record_run(ledger.to_run(NAME, Entry(kind="keep", because="", rule=by_test_set)))
+            return None
+        return try_lock(name)
+
+    monkeypatch.setattr(machine_lock, "try_lock", end_of_the_promoters_pass)
+    code, out, _ = relay("reconcile")
 
     assert (code, "this one waits" in out) == (2, True)
 

@@ -8,15 +8,16 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
-from pipeline.promotion import scheduling
-from pipeline.promotion.scheduling import Passes, one_pass, only_one, other_promoter
+from pipeline.promotion import heartbeat, machine_lock
+from pipeline.promotion.passes import Passes
+from pipeline.promotion.pulse import Pulse
+from pipeline.promotion.scheduling import one_pass, only_one
 from registry_hooks import contract
 from registry_hooks.errors import UserError
 from registry_hooks.settings import RegistrySettings, Settings
@@ -26,9 +27,8 @@ NOW = datetime(2026, 5, 1, tzinfo=UTC)
 
 
 @pytest.fixture
-def settings(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setattr(scheduling.tempfile, "gettempdir", lambda: str(tmp_path))
-    return Settings(registry=RegistrySettings(name=NAME))
+def settings(tmp_path: Any) -> Settings:
+    return Settings(registry=RegistrySettings(name=NAME, tracking_uri=f"http://{tmp_path.name}-{os.getpid()}"))
 
 
 def test_a_second_promoter_on_this_machine_is_refused(settings: Settings) -> None:
@@ -60,39 +60,120 @@ def test_another_promoter_elsewhere_is_seen_by_its_heartbeat() -> None:
     def beat(**changes: Any) -> str:
         return json.dumps({"who": "ada@brain", "pid": 7, "seen": NOW.isoformat()} | changes)
 
-    assert other_promoter(beat(), now=NOW) == "ada@brain, process 7"
-    assert other_promoter(beat(), now=NOW + timedelta(minutes=5)) is None
-    assert other_promoter("by hand", now=NOW) is None
-    assert other_promoter(None, now=NOW) is None
+    def other(tag: str | None, minutes: int = 0) -> str | None:
+        return heartbeat.other_promoter(tag, who="bob@brain", pid=7, now=NOW + timedelta(minutes=minutes))
+
+    assert other(beat()) == "ada@brain, process 7"
+    assert other(beat(who="bob@brain")) is None
+    assert other(beat(state="stopped")) is None
+    assert other(beat(), minutes=5) is None
+    assert [other(text) for text in ("by hand", None, beat(seen="2026-05-01T00:00:00"))] == [None, None, None]
+
+
+def passes_of(world: Any, settings: Settings, pulse: Pulse | None = None) -> Passes:
+    return Passes(world.promoter, settings, lock=lambda: one_pass(settings), pulse=pulse)
+
+
+def beat_of(world: Any) -> heartbeat.Heartbeat:
+    beat = heartbeat.read(world.registry.model_tags(NAME).get(contract.TAG_PROMOTER))
+    assert beat is not None
+    return beat
 
 
 def test_passes_say_what_is_new_once_and_beat(world: Any, settings: Settings) -> None:
     world.publish()
-    passes = Passes(world.promoter, settings)
+    passes = passes_of(world, settings)
 
     with capture_logs() as logs:
         passes.run_once()
+        first = beat_of(world)
         passes.run_once()
 
     assert [log["event"] for log in logs].count("promoter.rests") == 1
-    assert contract.TAG_PROMOTER in world.registry.model_tags(NAME)
+    assert (first.state, first.because, first.pid) == ("rests", "nothing new", os.getpid())
+    assert beat_of(world).since == first.since
     assert not passes.is_stuck()
 
 
-def test_a_schedule_that_ended_silently_or_a_pass_without_end_is_noticed(world: Any, settings: Settings) -> None:
+def test_the_registry_says_that_a_promoter_works_cannot_and_was_stopped(world: Any, settings: Settings) -> None:
     world.publish()
-    passes = Passes(world.promoter, settings)
+    passes = passes_of(world, settings)
+    states = []
+    world.promoter.clock = lambda: states.append(beat_of(world).state) or world.now()
     passes.run_once()
-    an_hour_later = time.monotonic() + 3600
-    none_came = passes.is_stuck(now_s=an_hour_later)
-    seen: list[bool] = []
-    world.promoter.clock = lambda: seen.append(passes.is_busy) or seen.append(passes.is_stuck(now_s=an_hour_later))
+    world.promoter.clock = world.now
+    world.publish()
+    world.table.broken = "the engine hung"
+    passes.run_once()
+    cannot_score = beat_of(world)
+    world.table.judge = None
+    world.publish()
+    passes.run_once()
+    failed = beat_of(world)
+    passes.say_goodbye()
+
+    assert states[0] == "works"
+    assert (cannot_score.state, "the engine hung" in cannot_score.because) == ("rests", True)
+    assert failed.state == "cannot"
+    assert beat_of(world).state == "stopped"
+
+
+def test_a_schedule_that_ended_silently_or_a_pass_without_progress_is_noticed(world: Any, settings: Settings) -> None:
+    pulse = Pulse()
+    passes = passes_of(world, settings, pulse)
+    world.publish()
+    passes.run_once()
+
+    def stuck_after(seconds: float) -> bool:
+        pulse.beat()
+        for _ in range(int(seconds)):
+            pulse.tick(1.0)
+        return passes.is_stuck()
+
+    rests = [stuck_after(60), stuck_after(600)]
+    in_a_pass: list[bool] = []
+    world.promoter.clock = lambda: in_a_pass.extend((passes.is_busy, stuck_after(7000), stuck_after(8000))) or NOW
     world.publish(score=5)
     passes.run_once()
 
-    assert none_came
-    assert seen[:2] == [True, False]  # a pass may take that long: it scores
+    assert rests == [False, True]
+    assert in_a_pass[:3] == [True, False, True]  # an hour to fetch, an hour to score, and then something is wrong
     assert not passes.is_busy
+
+
+def test_a_machine_that_slept_and_a_process_that_was_stopped_are_not_stuck(world: Any, settings: Settings) -> None:
+    pulse = Pulse()
+    passes = passes_of(world, settings, pulse)
+    pulse.tick(8 * 3600.0)
+
+    assert not passes.is_stuck()
+
+
+def test_the_names_of_this_machine_are_one_registry_and_another_model_is_another_lock(settings: Settings) -> None:
+    def name(uri: str, model: str = NAME) -> str:
+        return machine_lock.name_of("pass", Settings(registry=RegistrySettings(name=model, tracking_uri=uri)))
+
+    here = {name(uri) for uri in ("http://localhost:5000", "http://127.0.0.1:5000/", "HTTP://[::1]:5000")}
+
+    assert len(here) == 1
+    assert len(here | {name("http://localhost:5001"), name("http://box:5000"), name("http://localhost:5000", "b")}) == 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is a file in the temporary folder")
+def test_a_lock_holds_between_processes_that_share_no_temporary_folder(tmp_path: Any) -> None:
+    name = f"relay-test-{os.getpid()}"
+    ask = f"from pipeline.promotion import machine_lock; print(machine_lock.try_lock({name!r}) is None)"
+
+    def is_taken() -> str:
+        env = {**os.environ, "TMPDIR": str(tmp_path)}
+        return subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True, env=env).stdout
+
+    release = machine_lock.try_lock(name)
+    assert release is not None
+    taken = is_taken()
+    release()
+
+    assert (taken, is_taken()) == ("True\n", "False\n")
 
 
 PROMOTER = """
@@ -108,7 +189,7 @@ class Slow:
     def difference(self):
         return None
 @contextlib.contextmanager
-def promoter_of(settings):
+def promoter_of(settings, **_):
     yield Slow(), []
 scheduling.promoter_of = promoter_of
 sys.exit(scheduling.run(Settings(registry=RegistrySettings(name=sys.argv[1])), say=print))
@@ -134,7 +215,7 @@ def test_ctrl_c_ends_a_promoter_in_the_middle_of_a_long_pass(tmp_path: Any) -> N
 
 
 def test_whatever_a_pass_meets_the_next_one_comes(world: Any, settings: Settings) -> None:
-    passes = Passes(world.promoter, settings)
+    passes = passes_of(world, settings)
     with capture_logs() as logs:
         passes.run_once()
         world.publish()
