@@ -101,12 +101,14 @@ def status(
     config: Config = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Again every two seconds, until Ctrl-C.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="For monitors: exit code 3 when something is wrong.")] = False,
     pending: Annotated[Path | None, typer.Option(help="This box's queue of uploads: .relay-pending.")] = None,
 ) -> None:
     """Say what the alias names and why, what waits, and what each server really serves."""
     from pipeline import status_command
 
-    raise typer.Exit(status_command.run(settings=_load(config), as_json=as_json, watch=watch, pending_dir=pending))
+    code = status_command.run(settings=_load(config), as_json=as_json, watch=watch, check=check, pending_dir=pending)
+    raise typer.Exit(code)
 
 
 @app.command()

@@ -24,6 +24,7 @@ class ServerView:
 
     Attributes:
         is_live: Whether the server itself answered.
+        is_stopped: Whether it was stopped on purpose, as it wrote itself.
         seen_s_ago: Seconds since its last heartbeat.
         behind_s: How long the alias has named something that it does not serve; None when nobody knows.
         num_behind: How many versions lie between what it serves and what the alias names; 0 when it is level or
@@ -33,6 +34,7 @@ class ServerView:
     name: str
     url: str
     is_live: bool
+    is_stopped: bool
     seen_s_ago: float
     version: int | None
     step: int | None
@@ -77,6 +79,7 @@ def _view(
         name=name,
         url=url,
         is_live=bool(live),
+        is_stopped=bool(told.get("stopped")),
         seen_s_ago=seen_s_ago,
         version=version,
         step=_whole(live.get("checkpoint_step") if live else told.get("step")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,13 +12,15 @@ from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from pipeline.promoter_view import PromoterView, promoter_view
 from pipeline.promotion import ledger
 from pipeline.promotion import waiting as why_it_waits
-from pipeline.promotion.marks import Mark, read_mark
+from pipeline.promotion.marks import Mark, freeze_of, hold_of
 from pipeline.promotion.standing import is_judged
 from pipeline.server_view import ServerView, server_views
 from pipeline.watching.entries import PAPER_FILE
 from registry_hooks import contract
+from registry_hooks.errors import DeletedExperimentError
 from registry_hooks.ports import ModelOverview
 from registry_hooks.records import ModelVersion, RunRecord
 from registry_hooks.settings import Settings
@@ -49,6 +52,8 @@ class Overview:
         why_waiting: Why each of them waits.
         hold: Who keeps automation from moving the alias, and why.
         freeze: The same for promotions alone.
+        promoter: Whether it lives, and why it rests.
+        notes: What is odd in the registry: a stage in place of the alias, an experiment that somebody deleted.
     """
 
     name: str
@@ -61,6 +66,8 @@ class Overview:
     why_waiting: dict[int, str]
     hold: Mark | None
     freeze: Mark | None
+    promoter: PromoterView
+    notes: list[str]
     last_decision: RunRecord | None
     servers: list[ServerView]
     last_deployment: RunRecord | None
@@ -78,6 +85,8 @@ def overview(
     name, alias = settings.registry.name, settings.registry.alias
     aliases, tags = registry.aliases(name), registry.model_tags(name)
     newest = registry.newest_versions(name, NUM_VERSIONS_SEEN)
+    last_decision, *trouble = _last(registry, contract.decisions_experiment(name))
+    last_deployment, *more_trouble = _last(registry, contract.deployments_experiment(name))
     return Overview(
         name=name,
         alias=alias,
@@ -87,11 +96,13 @@ def overview(
         newest=_last_seen(newest[0]) if newest else None,
         waiting=waiting_of(newest),
         why_waiting=_why_waiting(registry, settings, newest, tags, aliases, now),
-        hold=read_mark(tags.get(contract.TAG_HOLD)),
-        freeze=read_mark(tags.get(contract.TAG_FREEZE)),
-        last_decision=_first(registry.latest_runs(contract.decisions_experiment(name), 1)),
+        hold=hold_of(tags, alias),
+        freeze=freeze_of(tags, alias),
+        promoter=promoter_view(tags.get(contract.TAG_PROMOTER), now=now),
+        notes=[*_staged(newest, alias, aliases.get(alias)), *map(str, (*trouble, *more_trouble))],
+        last_decision=last_decision,
         servers=server_views(tags, aliased=aliases.get(alias), now=now),
-        last_deployment=_first(registry.latest_runs(contract.deployments_experiment(name), 1)),
+        last_deployment=last_deployment,
     )
 
 
@@ -115,8 +126,11 @@ def _why_waiting(
     now: datetime,
 ) -> dict[int, str]:
     name, alias, is_removed = settings.registry.name, settings.registry.alias, False
+    runs: Sequence[RunRecord] = ()
     if alias not in aliases:
-        entries = map(ledger.from_run, registry.latest_runs(contract.decisions_experiment(name), _NUM_DECISIONS_SEEN))
+        with contextlib.suppress(DeletedExperimentError):  # the notes say so
+            runs = registry.latest_runs(contract.decisions_experiment(name), _NUM_DECISIONS_SEEN)
+        entries = map(ledger.from_run, runs)
         move = next((entry for entry in entries if entry.is_move and entry.alias == alias), None)
         is_removed = move is not None and move.target is None
     facts = why_it_waits.facts_for_people(tags, aliases, alias, is_removed=is_removed, now=now)
@@ -135,7 +149,9 @@ def rendered(view: Overview) -> RenderableType:
     for other in view.look_alikes:
         note = f"note: there is also an alias {other!r}; servers follow {view.alias!r} only"
         lines.append(f"[yellow]{escape(note)}[/yellow]")
+    lines += [f"[yellow]note: {escape(note)}[/yellow]" for note in view.notes]
     lines += [f"[yellow]{line}[/yellow]" for line in (_mark("held", view.hold), _mark("frozen", view.freeze)) if line]
+    lines += [_promoter(view.promoter), *(f"[yellow]alert: {escape(alert)}[/yellow]" for alert in view.promoter.alerts)]
     lines += [_arrivals(view), *([_queue(view.num_pending)] if view.num_pending is not None else [])]
     lines += _reasons(view)
     if view.last_decision is not None:
@@ -150,7 +166,8 @@ def _table(servers: Sequence[ServerView]) -> Table:
     table = Table("server", "serves", "step", "behind", "seen", "why")
     for server in servers:
         serves = str(server.version) if server.version is not None else "nothing"
-        seen = "answers now" if server.is_live else f"silent; wrote {server.seen_s_ago:.0f} s ago"
+        silence = "stopped; " if server.is_stopped else "silent; "
+        seen = "answers now" if server.is_live else f"{silence}wrote {server.seen_s_ago:.0f} s ago"
         step = "-" if server.step is None else str(server.step)
         table.add_row(escape(server.name), serves, step, _behind(server), seen, escape(server.reason))
     return table
@@ -215,5 +232,25 @@ def _last_seen(version: ModelVersion) -> LastSeen:
     return LastSeen(version=version.version, step=version.step, saved_at=saved_at, state=state)
 
 
-def _first(runs: Sequence[RunRecord]) -> RunRecord | None:
-    return runs[0] if runs else None
+def _last(registry: ModelOverview, experiment: str) -> tuple[RunRecord | None, *tuple[str, ...]]:
+    """The newest run of an experiment; behind it what is in the way of knowing it."""
+    try:
+        runs = registry.latest_runs(experiment, 1)
+    except DeletedExperimentError as error:
+        return (None, str(error))
+    return (runs[0] if runs else None,)
+
+
+def _staged(versions: Sequence[ModelVersion], alias: str, aliased: int | None) -> list[str]:
+    """Versions in a stage of the alias's name: what people did before there were aliases, and no server follows."""
+    staged = [one.version for one in versions if one.stage.casefold() == alias.casefold() and one.version != aliased]
+    return [
+        f"version {number} is in the stage {alias!r}, which is no alias: servers follow the alias {alias!r} only; "
+        f"`relay promote {number}` sets it"
+        for number in staged[:3]
+    ]
+
+
+def _promoter(view: PromoterView) -> str:
+    sentence = escape(view.sentence)
+    return sentence if view.lives and view.state != "cannot" else f"[yellow]{sentence}[/yellow]"

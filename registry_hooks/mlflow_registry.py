@@ -127,6 +127,7 @@ class MlflowRegistry:
             tags={key: value for key, value in tags.items() if key not in copied},
             description=str(document.get("description") or ""),
             copied_tags=copied,
+            stage=str(document.get("current_stage") or "").removeprefix("None"),
         )
 
     def located(self, document: Mapping[str, Any]) -> ModelVersion:

@@ -23,6 +23,7 @@ class ModelVersion:
         tags: Those that are about it. Of a copy, what was said of the version it was copied from is left out.
         description: Markdown that the UI shows.
         copied_tags: What was left out, by key; the promoter removes it when it sees the version first.
+        stage: MLflow's old way to name versions, `Production` say; empty for none. Nobody here follows it.
     """
 
     name: str
@@ -34,6 +35,7 @@ class ModelVersion:
     tags: Mapping[str, str] = field(default_factory=dict)
     description: str = ""
     copied_tags: frozenset[str] = frozenset()
+    stage: str = ""
 
     @property
     def step(self) -> int | None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Config = Annotated[Path | None, typer.Option("--config", help="Settings file. Default: configs/local.yaml if there.")]
 Number = Annotated[int, typer.Argument(min=1, help="Number of the version.")]
 Why = Annotated[str, typer.Option("--why", help="For the record.")]
+Json = Annotated[bool, typer.Option("--json", help="For programs.")]
 TestSet = Annotated[Path | None, typer.Option("--test-set", help="JSONL file. Default: evaluate.test_set.")]
 
 
@@ -90,6 +91,8 @@ def reconcile(
             f"{one.rule.score_metric} shall decide in this one pass"
         )
     _warn(found)
+    if outcome.is_error:
+        raise typer.Exit(1)
 
 
 def promote(number: Number, why: Why = "a person's choice", config: Config = None) -> None:
@@ -176,20 +179,24 @@ def forget(
         _say(second_chances.forget(hands, server, why=why, now=wiring.clock()))
 
 
-def history(limit: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 20, config: Config = None) -> None:
+def history(
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 20,
+    as_json: Json = False,
+    config: Config = None,
+) -> None:
     """Who moved the alias, when and why, and what was decided without a move."""
     from pipeline.promotion import reading
 
     with _hands(config) as hands:
-        reading.show(reading.history(hands, limit=limit))
+        _say(reading.history_json(hands, limit=limit)) if as_json else reading.show(reading.history(hands, limit=limit))
 
 
-def why(number: Number, config: Config = None) -> None:
+def why(number: Number, as_json: Json = False, config: Config = None) -> None:
     """Say why a version is, or is not, in production."""
     from pipeline.promotion import reading
 
     with _hands(config) as hands:
-        reading.show(reading.why(hands, number))
+        _say(reading.why_json(hands, number)) if as_json else reading.show(reading.why(hands, number))
 
 
 def evaluate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 
 from rich.console import Console, Group, RenderableType
@@ -21,7 +22,12 @@ _NUM_TOLD = 5
 
 
 def entries_of(hands: Hands, limit: int) -> list[Entry]:
-    """The newest decisions, newest first."""
+    """The newest decisions, newest first.
+
+    Raises:
+        UnknownModelError: There is no such registered model.
+    """
+    hands.registry.model_tags(hands.name)  # of a model that is not there nothing was decided, which is another answer
     return hands.logbook.newest(limit)
 
 
@@ -68,6 +74,47 @@ def _facts(hands: Hands) -> waiting.Facts:
         move = hands.logbook.last_move()
     is_removed = move is not None and move.target is None
     return waiting.facts_for_people(tags, aliases, hands.alias, is_removed=is_removed, now=datetime.now(UTC))
+
+
+def history_json(hands: Hands, *, limit: int) -> str:
+    """The newest decisions for programs: one JSON object a line, newest first."""
+    return "\n".join(json.dumps(_document(entry)) for entry in entries_of(hands, limit))
+
+
+def why_json(hands: Hands, number: int) -> str:
+    """What is on record of a version for programs: one JSON object.
+
+    Raises:
+        UnknownModelError: There is no such version.
+    """
+    version = hands.registry.get_version(hands.name, number)
+    aliases = sorted(alias for alias, target in hands.registry.aliases(hands.name).items() if target == number)
+    document = {
+        "name": version.name,
+        "version": number,
+        "step": version.step,
+        "aliases": aliases,
+        "state": version.tags.get(contract.TAG_STATE),
+        "reason": version.tags.get(contract.TAG_REASON),
+        "description": version.description,
+        "entries": [_document(entry) for entry in hands.logbook.about(number, _NUM_TOLD)],
+    }
+    return json.dumps(document)
+
+
+def _document(entry: Entry) -> dict[str, object]:
+    return {
+        "at": entry.at.isoformat() if entry.at else None,
+        "kind": entry.kind,
+        "alias": entry.alias,
+        "from": entry.previous,
+        "to": entry.target,
+        "by": entry.by,
+        "because": entry.because,
+        "is_open": entry.is_open,
+        "is_void": entry.is_void,
+        "run_id": entry.run_id,
+    }
 
 
 def show(what: RenderableType) -> None:

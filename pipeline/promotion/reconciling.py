@@ -51,12 +51,14 @@ class Outcome:
         done: One sentence per step that changed something.
         alerts: What a person should look at.
         is_held_back: Whether it ended where versions were to be compared.
+        is_error: Whether it ended since something could not be decided, or went in circles.
     """
 
     done: Sequence[str]
     resting: str
     alerts: Sequence[str]
     is_held_back: bool = False
+    is_error: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -108,10 +110,10 @@ class Promoter:
                 continue
             done.append(because)
             if not go_on:
-                return Outcome(done=done, resting=because, alerts=self._alerts(seen))
+                return Outcome(done=done, resting=because, alerts=self._alerts(seen), is_error=True)
         events.logger().error("promoter.in_circles", done=done[-3:])
         circling = "it went in circles and stopped; see its log"
-        return Outcome(done=done, resting=circling, alerts=(circling,))
+        return Outcome(done=done, resting=circling, alerts=(circling,), is_error=True)
 
     def _alerts(self, seen: Standing) -> list[str]:
         return alerts(seen, now=self.clock(), silent_after_s=self.silent_after_s)

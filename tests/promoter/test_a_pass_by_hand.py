@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import pytest
 
 from pipeline import cli
 from pipeline.evaluation import test_set as test_sets
-from pipeline.promotion import ledger, machine_lock, moves, scheduling, wiring
+from pipeline.promotion import judging, ledger, machine_lock, moves, scheduling, wiring
 from pipeline.promotion.ledger import Entry
 from pipeline.promotion.policy import Policy
 from pipeline.promotion.rule import Rule
@@ -262,3 +263,37 @@ def test_a_promoter_without_the_test_set_that_decided_last_says_so_at_its_start(
     )
     assert said[1].startswith("no test set (evaluate.test_set): eval_loss decides")
     assert said[2].startswith(f"Warning: {begins}")
+
+
+def test_a_pass_that_ends_in_an_error_is_told_by_the_exit_code(
+    settled: Any, relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    well, *_ = relay("reconcile")
+    settled.table.broken = "the engine hung"
+    monkeypatch.setattr(judging, "MetricJudge", lambda **_: settled.table)
+    settled.publish()
+
+    code, out, _ = relay("reconcile")
+
+    assert (well, code) == (0, 1)
+    assert "rests: error: the engine hung" in out
+
+
+def test_records_are_told_to_programs_and_a_model_that_is_not_there_is_the_users_to_mend(
+    settled: Any, relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, history, _ = relay("history", "--json")
+    _, why, _ = relay("why", "2", "--json")
+    told = [json.loads(line) for line in history.splitlines()]
+    settled.registry._models.clear()
+    code, _, err = relay("history")
+
+    assert [(one["kind"], one["from"], one["to"], one["alias"]) for one in told] == [
+        ("promote", 1, 2, "Production"),
+        ("promote", None, 1, "Production"),
+    ]
+    assert (json.loads(why)["aliases"], json.loads(why)["entries"][0]["kind"]) == (
+        ["Candidate", "Production"],
+        "promote",
+    )
+    assert (code, "no registered model" in err) == (2, True)

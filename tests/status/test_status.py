@@ -20,8 +20,9 @@ from pipeline import status_command
 from pipeline.promotion.marks import Mark, read_mark
 from pipeline.status import Overview, count_pending, overview, show
 from pipeline.watching.pending import PendingQueue
+from pipeline.what_is_wrong import what_is_wrong
 from registry_hooks import contract
-from registry_hooks.errors import RegistryUnavailableError, UnknownModelError
+from registry_hooks.errors import DeletedExperimentError, RegistryUnavailableError, UnknownModelError
 from registry_hooks.memory import MemoryRegistry
 from registry_hooks.records import RunRecord
 from registry_hooks.settings import RegistrySettings, Settings
@@ -171,6 +172,7 @@ def test_a_silent_server_is_shown_as_it_last_wrote_and_a_stopped_one_is_not_aske
     assert (silent.is_live, silent.version, silent.seen_s_ago, silent.behind_s) == (False, 1, 40.0, None)
     assert (silent.reason, stopped.reason, odd.version) == ("old", "stopped", None)
     assert "silent; wrote 40 s ago" in printed(view)
+    assert "stopped; wrote 40 s ago" in printed(view)
 
 
 def test_what_really_waits_in_the_queue_is_counted_and_nothing_else(tmp_path: Path, tiny_checkpoint: Path) -> None:
@@ -278,3 +280,96 @@ def test_a_deleted_alias_is_what_they_wait_for() -> None:
     registry.record_run(replace(event(contract.decisions_experiment(NAME), "manual", "removed"), params=params))
 
     assert "Production was deleted by hand" in overview(registry, SETTINGS, now=NOW).why_waiting[2]
+
+
+def beat(registry: MemoryRegistry, *, seen_s_ago: float = 10, **changes: Any) -> None:
+    facts = {
+        "who": "ada@brain",
+        "pid": 7,
+        "seen": (NOW - timedelta(seconds=seen_s_ago)).isoformat(),
+        "state": "rests",
+        "since": "2026-03-04T05:00:00+00:00",
+        "because": "nothing new",
+        "alerts": [],
+    }
+    registry.set_model_tag(NAME, contract.TAG_PROMOTER, json.dumps(facts | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({}, "promoter: rests since 2026-03-04 05:00:00 UTC: nothing new (ada@brain, process 7)"),
+        (
+            {"state": "cannot", "because": "MLflow is away"},
+            "promoter: cannot go on since 2026-03-04 05:00:00 UTC: MLflow",
+        ),
+        ({"seen_s_ago": 480}, "promoter: SILENT for 480 s (ada@brain, process 7); the last that it wrote: nothing new"),
+        ({"seen_s_ago": 480, "state": "stopped"}, "promoter: was stopped since"),
+        ({"state": None, "since": None, "because": ""}, "promoter: lives (ada@brain, process 7)"),
+    ],
+)
+def test_whether_the_promoter_lives_and_why_it_rests_is_told(changes: dict[str, Any], line: str) -> None:
+    registry = registry_with("judged")
+    beat(registry, **changes)
+
+    assert line in printed(overview(registry, SETTINGS, now=NOW))
+
+
+def test_without_any_promoter_its_absence_is_told() -> None:
+    assert "promoter: none has written into the registry yet" in printed(overview(registry_with(""), SETTINGS, now=NOW))
+
+
+def wrong(registry: MemoryRegistry) -> list[str]:
+    return what_is_wrong(overview(registry, SETTINGS, now=NOW), max_behind_s=10, silent_after_s=30)
+
+
+def test_a_monitor_is_told_what_is_wrong_and_nothing_when_all_is_well(live_server: str) -> None:
+    registry = registry_with("judged")
+    registry.set_model_tag(NAME, contract.server_tag("b-stopped"), heartbeat("http://127.0.0.1:1", stopped=True))
+    beat(registry)
+    well = wrong(registry)
+    registry.set_model_tag(NAME, contract.server_tag("a-silent"), heartbeat("http://127.0.0.1:1"))
+    registry.set_model_tag(NAME, contract.server_tag("c-behind"), heartbeat(live_server))
+    beat(registry, seen_s_ago=480, alerts=["version 3 cannot be scored"])
+    registry.delete_alias(NAME, "Production")
+
+    assert well == []
+    assert [sentence.partition(" for ")[0] for sentence in wrong(registry)] == [
+        "the alias Production names no version",
+        "promoter: SILENT",
+        "version 3 cannot be scored",
+        "server a-silent does not answer, and wrote 40 s ago",
+        "server c-behind is behind",
+    ]
+
+
+def test_the_exit_code_of_a_check_is_three_when_something_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    registry = registry_with("judged")
+    codes = [status_command.print_status(registry, SETTINGS, check=check) for check in (False, True)]
+
+    assert codes == [0, 3]
+    assert "wrong: promoter: none has written" in capsys.readouterr().err
+
+
+def test_a_version_in_the_stage_of_the_aliass_name_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = registry_with("", "")
+    registry.delete_alias(NAME, "Production")
+    listed = registry.newest_versions
+    monkeypatch.setattr(
+        registry, "newest_versions", lambda *a: [replace(one, stage="Production") for one in listed(*a)[:1]]
+    )
+    text = printed(overview(registry, SETTINGS, now=NOW))
+    registry.set_alias(NAME, "Production", 2)
+
+    assert "version 2 is in the stage 'Production', which is no alias" in text
+    assert overview(registry, SETTINGS, now=NOW).notes == []
+
+
+def test_a_deleted_experiment_is_part_of_the_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    def deleted(experiment: str, limit: int) -> Any:
+        raise DeletedExperimentError(f"{experiment} is deleted: restore it", experiment=experiment)
+
+    registry = registry_with("judged")
+    monkeypatch.setattr(registry, "latest_runs", deleted)
+
+    assert "note: tiny/decisions is deleted: restore it" in printed(overview(registry, SETTINGS, now=NOW))
