@@ -57,7 +57,7 @@ def find_checkpoint(objects: Sequence[ObjectInfo], uri: str) -> list[Found]:
     if not any(fnmatch(name, contract.WEIGHTS_PATTERN) for name in names):
         raise NotACheckpointError(_no_weights(files, uri))
     found = {name: files[name] for name in names}
-    if not set(names) & set(contract.TOKENIZER_FILES):
+    if not set(names) & set(contract.VOCABULARY_FILES):  # beside weights there is often a chat template alone
         tokenizer = _files_in(objects, f"{contract.TOKENIZER_DIR}/")
         found |= {name: item for name, item in tokenizer.items() if name in contract.TOKENIZER_FILES}
     return [

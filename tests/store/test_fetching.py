@@ -305,6 +305,7 @@ def test_the_tokenizer_that_mlflow_stores_elsewhere_is_put_beside_the_weights(sh
         {
             "model/config.json": b"{}",
             "model/model.safetensors": b"weights",
+            "model/chat_template.jinja": b"{{ messages }}",
             "components/tokenizer/tokenizer.json": b"tokens",
             "components/tokenizer/chat_template.jinja": b"{{ messages }}",
             "components/tokenizer/evil.py": b"import os",
