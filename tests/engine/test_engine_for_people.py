@@ -83,7 +83,7 @@ def test_a_port_in_use_is_the_users_mistake(people: str, checkpoint: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["/nowhere/at/all", "--port", "0"], "error: /nowhere/at/all is no folder"),
+        (["/nowhere/at/all", "--port", "0"], "is no folder; nothing was loaded or published: pass a checkpoint folder"),
         ([".", "--port", "0", "--host", "10.0.0.1"], "error: --host 10.0.0.1 would let other machines in"),
         (["."], "error: one of the arguments --port --uds is required"),
         ([".", "--port", "70000"], "error: argument --port: a port is between 0 and 65535"),
