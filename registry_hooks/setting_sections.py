@@ -178,6 +178,11 @@ class EvaluateSettings(Section):
         None,
         description="JSONL file of the one fixed test set. Unset: the promoter compares `promoter` policy's metric.",
     )
+    sample: int | None = Field(
+        None,
+        ge=10,
+        description="How many items of it are drawn anew for each decision. Unset: all, every time.",
+    )
     deadline_s: float = Field(3600.0, gt=0, description="Bound on one evaluation; then its engine is killed.")
     ask_timeout_s: float = Field(300.0, gt=0, description="Bound on one answer.")
     num_at_once: int = Field(32, ge=1, le=1024, description="Items that are asked at the same time.")

@@ -46,6 +46,11 @@ class TestSet:
         """Number of items of each slice, by name."""
         return dict(sorted(Counter(item.slice for item in self.items).items()))
 
+    @property
+    def num_observations(self) -> int:
+        """Items, those of one group counted once."""
+        return len({("group", item.group) if item.group else ("item", item.item_id) for item in self.items})
+
 
 def load(path: Path) -> TestSet:
     """Read a test set; whoever gets one can rely on every item.

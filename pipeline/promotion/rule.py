@@ -16,6 +16,7 @@ class Rule:
         test_set: Its name; empty where there is none, as the two that follow.
         test_set_digest: sha256 over its items.
         test_set_source: The file that it was read from.
+        test_set_sample: How many of its items are drawn for each decision; empty for all of them.
         asked_by: Who wanted the metric to decide in that one pass; empty where the settings say what decides.
     """
 
@@ -24,6 +25,7 @@ class Rule:
     test_set: str = ""
     test_set_digest: str = ""
     test_set_source: str = ""
+    test_set_sample: str = ""
     asked_by: str = ""
 
     @property
@@ -33,8 +35,9 @@ class Rule:
 
     @property
     def in_words(self) -> str:
-        by = f"test set {self.test_set} ({self.test_set_digest[:12]})" if self.test_set_digest else self.score_metric
-        return f"{by} with policy {self.policy}"
+        drawn = f"{self.test_set_sample} items of " if self.test_set_sample else ""
+        test_set = f"{drawn}test set {self.test_set} ({self.test_set_digest[:12]})"
+        return f"{test_set if self.test_set_digest else self.score_metric} with policy {self.policy}"
 
 
 NO_RULE = Rule()  # nothing was compared
@@ -70,10 +73,14 @@ def difference(last: Rule | None, now: Rule) -> Difference | None:
         last: None where nothing says what it was; then there is nothing to differ from.
         now: By what the next decision would be made.
     """
-    if last is None or (last.policy, last.test_set_digest) == (now.policy, now.test_set_digest):
+    if last is None or _decides_by(last) == _decides_by(now):
         return None
     both = f"the last automatic decision was by {last.in_words}; here it would be by {now.in_words}"
     if now.test_set_digest or not last.test_set_digest or now.asked_by:
         return Difference(is_weaker=False, sentence=both)
     mend = f"Set evaluate.test_set (RELAY_EVALUATE__TEST_SET) to that test set, read from {last.test_set_source} then"
     return Difference(is_weaker=True, sentence=f"{both}, a weaker rule, since no test set is set. {mend}")
+
+
+def _decides_by(rule: Rule) -> tuple[str, str, str]:
+    return rule.policy, rule.test_set_digest, rule.test_set_sample

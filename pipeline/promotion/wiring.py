@@ -104,29 +104,38 @@ def _judge(
     from pipeline.evaluation import test_set as test_sets
     from pipeline.evaluation.results import Evaluation
     from pipeline.evaluation.scoring import Scoring
+    from pipeline.evaluation.test_set import TestSet
     from pipeline.promotion.detectable import smallest_difference_lines
+    from pipeline.promotion.reusing import CountingJudge, SamplingJudge, num_decisions
 
-    test_set = test_sets.load(path)
-    scoring = Scoring(
-        settings=settings,
-        conduct=conduct_of(settings),
-        test_set=test_set,
-        book=MlflowScores(registry),
-        store=S3Store(settings.store, settings.s3_endpoint_url),
-    )
+    test_set, num_sampled = test_sets.load(path), settings.evaluate.sample
+    book, store = MlflowScores(registry), S3Store(settings.store, settings.s3_endpoint_url)
 
-    def evaluate(version: ModelVersion) -> Evaluation:
-        """Lists of versions do not say where the files lie, and most are never asked for."""
-        on_progress()
-        evaluation = scoring.score(registry.get_version(version.name, version.version))
-        on_progress()
-        return evaluation
+    def judge_on(items: TestSet) -> ItemJudge:
+        scoring = Scoring(settings=settings, conduct=conduct_of(settings), test_set=items, book=book, store=store)
 
-    judge = ItemJudge(source=registry, policy=policy, compare_url=url, known=scoring.known, evaluate=evaluate)
+        def evaluate(version: ModelVersion) -> Evaluation:
+            """Lists of versions do not say where the files lie, and most are never asked for."""
+            on_progress()
+            evaluation = scoring.score(registry.get_version(version.name, version.version))
+            on_progress()
+            return evaluation
+
+        return ItemJudge(source=registry, policy=policy, compare_url=url, known=scoring.known, evaluate=evaluate)
+
     rule = Rule(
         policy=policy.digest,
         test_set=test_set.name,
         test_set_digest=test_set.digest,
         test_set_source=str(path.absolute()),
+        test_set_sample=str(num_sampled or ""),
     )
-    return judge, rule, smallest_difference_lines(len(test_set.items), test_set.slices, policy)
+    num_shown = min(num_sampled or test_set.num_observations, test_set.num_observations)
+    lines = smallest_difference_lines(num_shown, test_set.slices, policy)
+    if num_sampled:
+        return SamplingJudge(judge_on=judge_on, pool=test_set, num_items=num_sampled), rule, lines
+
+    def num_before() -> int:
+        return num_decisions(registry, settings.registry.name, test_set.digest)
+
+    return CountingJudge(inner=judge_on(test_set), test_set=test_set, num_before=num_before), rule, lines
