@@ -47,7 +47,16 @@ class Child:
             UserError: The program cannot be started.
         """
         self.name, self.log = program.name, log
-        self._grace_s = program.grace_s
+        self._program, self._grace_s = program, program.grace_s
+        self.start()
+
+    def start(self) -> None:
+        """Start it, or start it again when it has ended.
+
+        Raises:
+            UserError: The program cannot be started.
+        """
+        program, log = self._program, self.log
         log.parent.mkdir(parents=True, exist_ok=True)
         _rotate(log)
         inherited = {key: value for key, value in os.environ.items() if key not in _NOT_INHERITED}

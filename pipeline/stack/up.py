@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import BaseModel, SecretStr
 from rich.console import Console
@@ -19,6 +19,7 @@ from rich.table import Table
 
 from pipeline.stack import ports
 from pipeline.stack.child import Child, Program
+from pipeline.stack.keeping_up import KeepingUp
 from pipeline.stack.local import LocalStack, answers, local_stack, running, write_env_file
 from registry_hooks.errors import UserError
 from registry_hooks.settings import ENV_PREFIX, Settings
@@ -30,10 +31,10 @@ _EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - where t
 
 
 def run(settings: Settings) -> int:
-    """Start everything, say where it is, wait, stop everything.
+    """Start everything, say where it is, start again what ends by itself; stop everything at Ctrl-C or SIGTERM.
 
     Returns:
-        Exit code: 0 after Ctrl-C or SIGTERM, 1 when a program ended by itself.
+        Exit code: 0.
 
     Raises:
         UserError: A port is in use or a program is missing; nothing is left running.
@@ -59,16 +60,13 @@ def run(settings: Settings) -> int:
                     f"in other terminals: [bold]source {shlex.quote(str(env_file))}[/bold]   Ctrl-C stops it all",
                     soft_wrap=True,
                 )
-                dead = _wait((*stack.children, server, promoter))
-        console.print(f"[red]{dead.name} ended by itself, so everything was stopped[/red]; {dead.log} ends with:")
-        console.print(dead.log_tail(), markup=False)
+                _keep_up((*stack.children, server, promoter), console)
     except KeyboardInterrupt:
         console.print("stopped")
         return 0
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return 1
 
 
 def server_program(settings: Settings, stack: LocalStack, port: int) -> Program:
@@ -125,12 +123,11 @@ def _env_file(stack: LocalStack, data_dir: Path) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
-def _wait(children: tuple[Child, ...]) -> Child:
-    """Wait until a child ends by itself, and name it."""
+def _keep_up(children: tuple[Child, ...], console: Console) -> NoReturn:
+    """Start again what ends by itself, until Ctrl-C."""
+    keeping = KeepingUp(children, lambda text: console.print(text, markup=False, soft_wrap=True))
     while True:
-        for child in children:
-            if not child.alive:
-                return child
+        keeping.look()
         time.sleep(_WATCH_S)
 
 
