@@ -49,7 +49,9 @@ def recall(cache_dir: Path, name: str) -> LastGood | None:
         document: Any = json.loads(_path(cache_dir, name).read_bytes())
         if document.pop("format") != FORMAT:
             return None
-        version = ModelVersion(**document.pop("version"))
+        version = document.pop("version")
+        copied_tags = frozenset(version.pop("copied_tags", ()))
+        version = ModelVersion(**version, copied_tags=copied_tags)
         return LastGood(version=version, **document)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -66,7 +68,7 @@ def digests(cache_dir: Path) -> set[str]:
 
 def _as_document(record: LastGood) -> dict[str, Any]:
     version = {f.name: getattr(record.version, f.name) for f in dataclasses.fields(record.version)}
-    version["tags"] = dict(record.version.tags)
+    version |= {"tags": dict(record.version.tags), "copied_tags": sorted(record.version.copied_tags)}
     return {
         "version": version,
         "alias": record.alias,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from pathlib import Path
@@ -179,7 +180,16 @@ def test_a_folder_that_a_crash_left_half_made_is_removed(shop: Any) -> None:
 
 RECORD = LastGood(
     version=ModelVersion(
-        name="team/line", version=3, run_id="r", model_id="m-1", artifact_uri="s3://b/p", tags={"relay.step": "20"}
+        name="team/line",
+        version=3,
+        run_id="r",
+        model_id="m-1",
+        artifact_uri="s3://b/p",
+        status="PENDING_REGISTRATION",
+        tags={"relay.step": "20"},
+        description="the one",
+        copied_tags=frozenset({"relay.verdict"}),
+        stage="Production",
     ),
     alias="Production",
     digest="d" * 64,
@@ -190,7 +200,9 @@ RECORD = LastGood(
 
 def test_the_last_good_version_is_recalled_after_a_restart(tmp_path: Path) -> None:
     remember(tmp_path, "team/line", RECORD)
+    bare = ModelVersion(name="", version=0, run_id=None, model_id=None, artifact_uri="")
 
+    assert all(getattr(RECORD.version, f.name) != getattr(bare, f.name) for f in dataclasses.fields(bare))
     assert recall(tmp_path, "team/line") == RECORD
     assert recall(tmp_path, "line") is None
 
