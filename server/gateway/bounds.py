@@ -89,7 +89,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._part: Literal["head", "body", "none"] = "head"
         self._since = self._heard_at = self.loop.time()
         self._unread_since: float | None = None
-        self._num_head_bytes = 0
+        self._num_head_bytes = 0  # since the last byte of a body
 
     def is_late(self, now: float) -> bool:
         """Whether the client is: not when it is this side that reads no more."""
@@ -114,20 +114,27 @@ class BoundedHttp(HttpToolsProtocol):
         if self._part == "none":
             self._begin_head()
         self._heard_at = self.loop.time()
-        was_in_head = self._part == "head"
-        self._num_head_bytes += len(data) if was_in_head else 0
+        self._num_head_bytes += len(data)
         super().data_received(data)
-        if was_in_head and self._part == "head" and self._num_head_bytes > MAX_HEAD_BYTES:
+        if self._part != "none" and self._num_head_bytes > MAX_HEAD_BYTES:
             self._refuse_head()
 
     def on_message_begin(self) -> None:
         self._begin_head()
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._part == "head":  # else it stands behind a chunked body: nobody reads it, so it is not kept
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         self._part, self._since, self._num_head_bytes = "body", self.loop.time(), 0
         self._crowd.asks(self)
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._num_head_bytes = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._part = "none"
@@ -152,6 +159,9 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _refuse_head(self) -> None:
         if self.transport.is_closing():
+            return
+        if self._part == "body":  # headers behind it that do not end; its answer may be under way
+            self.transport.abort()
             return
         message = f"the head of the request is larger than {MAX_HEAD_BYTES} bytes"
         body = openai_errors.invalid(message, code="head_too_large", status=431).body("")

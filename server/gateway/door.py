@@ -54,7 +54,7 @@ class Guest:
         if method in _HARMLESS or self.origins & {"*", headers.get("origin", "")}:
             return None
         origin = headers.get("origin")
-        is_foreign = origin is not None and _name_in(urlsplit(origin).netloc) not in self.hosts
+        is_foreign = origin is not None and _name_in(origin.partition("://")[2]) not in self.hosts
         if is_foreign or headers.get("sec-fetch-site") == "cross-site":
             message = (
                 f"a page of {(origin or 'another site')[:100]!r} may not ask a server that has no key. "

@@ -135,6 +135,21 @@ def test_a_head_has_an_end(front: Front) -> None:
         assert is_closed(client)
 
 
+@pytest.mark.parametrize("dripping", [b"a:b\r\n" * 2000, b"x" * 10_000], ids=["many", "one without an end"])
+def test_headers_behind_a_body_have_an_end(monkeypatch: pytest.MonkeyPatch, dripping: bytes) -> None:
+    kept: list[bytes] = []
+    monkeypatch.setattr(bounds.HttpToolsProtocol, "on_header", lambda self, name, value: kept.append(name))
+    with a_front(answering(with_length(b"{}"))) as front:
+        with socket.create_connection(("127.0.0.1", front.port)) as client:
+            client.sendall(HEAD + b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\na: b")
+            begun = time.monotonic()
+
+            assert is_closed(client, dripping=dripping)
+        assert time.monotonic() - begun < bounds.BODY_S / 10  # by its size, long before its time is up
+        assert kept.count(b"a") == 0
+        assert front.chat().status_code == 200
+
+
 def test_an_answer_that_takes_long_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HEAD_S", "BODY_SILENCE_S", "BODY_S", "UNREAD_S"):
         monkeypatch.setattr(bounds, name, 0.2)

@@ -46,6 +46,7 @@ def test_a_health_check_without_a_host_is_answered() -> None:
     [
         ({"origin": "https://attacker.example"}, "origin_not_allowed"),
         ({"origin": "null"}, "origin_not_allowed"),
+        ({"origin": "http://["}, "origin_not_allowed"),
         ({"sec-fetch-site": "cross-site"}, "origin_not_allowed"),
         ({"origin": "http://localhost:3000"}, None),
         ({"origin": "http://127.0.0.1:8765", "sec-fetch-site": "same-origin"}, None),
