@@ -112,11 +112,13 @@ def serve(settings: Settings) -> int:
     )
     store = S3Store(settings.store, settings.s3_endpoint_url)
     with assembled(settings, source=registry, sink=registry, reader=store, url=url) as gateway:
-        events.logger().info("gateway.listening", url=url, server=settings.serve.server_name)
+        server = front_door(gateway)
         for number in (signal.SIGINT, signal.SIGTERM):
-            # uvicorn raises what it caught again when it has ended; the engines are still to be taken down then.
-            signal.signal(number, lambda *_: None)
-        front_door(gateway).run(sockets=[listener])
+            # uvicorn takes signals only while it runs. One that comes before must count, and one that comes after, as
+            # those that it caught and raises again do, must not end this process: engines are still to be taken down.
+            signal.signal(number, server.handle_exit)
+        events.logger().info("gateway.listening", url=url, server=settings.serve.server_name)
+        server.run(sockets=[listener])
     events.logger().info("gateway.stopped")
     return 0
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,6 +73,17 @@ def test_a_server_that_is_leaving_says_so_and_takes_requests_until_the_notice_is
     assert (leaving.status_code, leaving.json()["status"]) == (503, "leaving")
     assert answer.status_code == 200
     assert not is_open
+
+
+@pytest.mark.integration
+def test_a_signal_that_comes_before_the_first_request_can_is_not_lost(start_gateway: Any, served_model: str) -> None:
+    gateway = start_gateway(served_model, wait=False)
+    deadline = time.monotonic() + 60
+    while "gateway.listening" not in gateway.log.read_text() and time.monotonic() < deadline:
+        pass  # the moment that is looked for is short
+    gateway.process.send_signal(signal.SIGTERM)
+
+    assert gateway.process.wait(30) == 0
 
 
 @pytest.mark.parametrize("unit", ["relay-server.service"])
