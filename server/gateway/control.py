@@ -231,7 +231,7 @@ class Watcher(threading.Thread):
         events.logger().error("engine.died", version=dead.checkpoint.version.version, how=dead.engine.last_words())
         reload = Reload(version=dead.checkpoint.version, started_at=datetime.now(UTC), tries=num_recent)
         try:
-            slot = self._loader.start_cached(dead.checkpoint, reload, self._stopping.is_set)
+            slot = self._loader.start_again(dead.checkpoint, reload, self._stopping.is_set)
         except Exception as error:  # noqa: BLE001 - whatever it is, the next try waits
             self._restart_at_s = self._next_restart_at_s(num_recent)
             self._journal.end(

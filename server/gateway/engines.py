@@ -45,6 +45,8 @@ class EngineRoom:
             StartCancelledError: It is no longer wanted; nothing of it is left.
         """
         engine = self._settings.engine
+        if not self._sockets.is_dir():  # somebody tidied up temporary files
+            self._sockets = socket_dir()
         spec = spec_of(
             engine,
             checkpoint_dir=checkpoint.directory,

@@ -132,6 +132,18 @@ class Loader:
             raise CacheError(f"{checkpoint.version.label} is no longer whole in the cache {self.cache.root}")
         return self.start(replace(checkpoint, directory=str(fetched.directory)), fetched, reload, cancelled)
 
+    def start_again(self, checkpoint: Checkpoint, reload: Reload, cancelled: Callable[[], bool]) -> Slot:
+        """An engine of what was served just now; files that are no longer whole in the cache are fetched again.
+
+        Raises:
+            RelayError: The store does not have them now, or the engine does not start.
+        """
+        try:
+            return self.start_cached(checkpoint, reload, cancelled)
+        except CacheError as error:
+            events.logger().warning("cache.lost", version=checkpoint.version.version, because=str(error))
+            return self.bring_up(reload, cancelled)
+
     def last_good(self) -> Checkpoint | None:
         """What this box served last, if it noted that down and the settings still allow it."""
         known = last_good.recall(self.cache.root, self.settings.registry.name)

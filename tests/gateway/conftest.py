@@ -48,10 +48,13 @@ class RunningGateway:
         document: dict[str, Any] = self.client.get(f"{self.url}/models/info").json()
         return document
 
-    def wait_for_version(self, version: int, timeout_s: float = WAIT_S) -> dict[str, Any]:
+    def wait_for_version(
+        self, version: int, timeout_s: float = WAIT_S, *, other_than_pid: int | None = None
+    ) -> dict[str, Any]:
         def served() -> dict[str, Any] | None:
             info = self.info()
-            return info if info["loaded"] and info["version"] == version else None
+            is_served = info["loaded"] and info["version"] == version and info["engine_pid"] != other_than_pid
+            return info if is_served else None
 
         result: dict[str, Any] = wait_until(f"version {version} is served", served, timeout_s)
         return result

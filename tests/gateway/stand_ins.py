@@ -67,6 +67,9 @@ class StandInLoader:
     def start_cached(self, checkpoint: Checkpoint, reload: Any, cancelled: Callable[[], bool]) -> Slot:
         return self.bring_up(reload, cancelled)
 
+    def start_again(self, checkpoint: Checkpoint, reload: Any, cancelled: Callable[[], bool]) -> Slot:
+        return self.start_cached(checkpoint, reload, cancelled)
+
     def last_good(self) -> None:
         return None
 

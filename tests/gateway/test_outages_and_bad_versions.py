@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import tempfile
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +34,10 @@ def s3(stack: Any) -> Any:
         aws_secret_access_key=stack.env["AWS_SECRET_ACCESS_KEY"],
         region_name="us-east-1",
     )
+
+
+def socket_folders_of(pid: int) -> list[Path]:
+    return list(Path(tempfile.gettempdir()).glob(f"relay-{pid}-*"))
 
 
 def object_of(person: Any, model: str, version: int, path: str) -> tuple[str, str]:
@@ -78,6 +85,20 @@ def test_a_box_boots_from_its_cache_while_registry_and_store_are_away(
     assert info["checkpoint_step"] == 20
     assert info["attested"] is True
     assert again.chat().status_code == 200
+
+
+def test_a_server_whose_files_were_tidied_up_serves_again_after_its_engine_died(
+    start_gateway: Start, served_model: str, person: Any, tmp_path: Path
+) -> None:
+    person.set_registered_model_alias(served_model, "Production", 1)
+    gateway = start_gateway(served_model)
+    pid = gateway.wait_for_version(1)["engine_pid"]
+    for folder in (*(tmp_path / "cache").glob("checkpoints/*"), *socket_folders_of(gateway.process.pid)):
+        shutil.rmtree(folder)
+    os.kill(pid, signal.SIGKILL)
+    gateway.wait_for_version(1, other_than_pid=pid)
+
+    assert gateway.chat().status_code == 200
 
 
 def test_a_box_with_an_empty_cache_waits_for_the_registry_and_says_so(
