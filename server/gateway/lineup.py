@@ -54,9 +54,15 @@ def identity(version: ModelVersion) -> tuple[int, str]:
 
 @dataclass(slots=True)
 class Ear:
-    """How often an engine has said anything in its answers to requests."""
+    """What is heard of an engine.
+
+    Attributes:
+        num_heard: How often it has said anything in its answers to requests.
+        num_open: Answers that have begun and not ended.
+    """
 
     num_heard: int = 0
+    num_open: int = 0
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -64,6 +70,7 @@ class Slot:
     """A live engine and the requests that it is answering.
 
     Attributes:
+        num_ended: Requests that it is no longer answering.
         is_answering: Whether it has said anything in the last seconds; one that is alive may hang.
         leaving: Why it is to go, for those whose streams outlast that.
         degraded: What is worse than somebody who set this machine up would think; empty for nothing.
@@ -73,6 +80,7 @@ class Slot:
     engine: Engine
     loaded_at: datetime
     in_flight: int = 0
+    num_ended: int = 0
     is_answering: bool = True
     ear: Ear = field(default_factory=Ear)
     leaving: Leaving = ""
@@ -165,6 +173,7 @@ class LineUp:
         """End a request's stay."""
         with self._changed:
             slot.in_flight -= 1
+            slot.num_ended += 1
             self._changed.notify_all()
 
     def wait_drained(self, slot: Slot, timeout_s: float) -> bool:

@@ -7,7 +7,6 @@ Silence is counted in seconds in which somebody listened, so that a machine that
 from __future__ import annotations
 
 import contextlib
-import math
 import selectors
 import socket
 import threading
@@ -26,29 +25,55 @@ NOT_READY_AFTER_S = 3
 
 
 class Question:
-    """One engine's, and for how many seconds nothing has been heard of it."""
+    """One engine's, and for how many seconds nothing has been heard of it.
+
+    Another program may do one thing at a time. Its silence beside a request is work, until it is seen to do two things
+    at once: to give two answers, or to answer a question that was asked in the middle of a request.
+    """
 
     def __init__(self, slot: Slot) -> None:
         self.slot = slot
         self.num_silent_s = 0
         self.socket: socket.socket | None = None
+        self.is_ended = False
+        self.may_be_at_work = False
+        self._answers_at_work = not slot.engine.spec.command
         self._num_heard = slot.ear.num_heard
+        self._num_ended = slot.num_ended
+        self._num_s_at_work = 0
+        self._was_asked_in: int | None = None
 
     def ask(self) -> None:
         """Ask, unless the last answer is still to come, or the engine is heard anyway."""
-        if self.socket is None and self._num_heard == self.slot.ear.num_heard:
-            with contextlib.suppress(OSError):  # an engine that cannot be reached has not answered
-                self.socket = _connected(self.slot)
-                self.socket.sendall(_QUESTION)
+        is_heard = self._num_heard != self.slot.ear.num_heard
+        if self.socket is not None or (is_heard and self._answers_at_work):
+            return
+        self.may_be_at_work = self.may_be_at_work and self.num_silent_s > 0
+        self._was_asked_in = self._num_ended if self._num_s_at_work > 1 else None
+        with contextlib.suppress(OSError):  # an engine that cannot be reached has not answered
+            self.socket = _connected(self.slot)
+            self.socket.sendall(_QUESTION)
 
     def note(self, *, answered: bool) -> None:
         """A second has passed; any byte of any answer counts as one."""
+        self._look_at_work(answered=answered)
         if answered:
             self.close()
         num_heard = self.slot.ear.num_heard
         has_spoken, self._num_heard = answered or num_heard != self._num_heard, num_heard
         self.num_silent_s = 0 if has_spoken else self.num_silent_s + 1
-        self.slot.is_answering = self.num_silent_s < NOT_READY_AFTER_S
+        self.slot.is_answering = self.may_be_at_work or self.num_silent_s < NOT_READY_AFTER_S
+
+    def _look_at_work(self, *, answered: bool) -> None:
+        num_in_flight, num_ended = self.slot.in_flight, self.slot.num_ended
+        is_answer_beside = answered and num_in_flight > 0 and num_ended == self._was_asked_in
+        self._answers_at_work = self._answers_at_work or is_answer_beside or self.slot.ear.num_open > 1
+        is_in_the_middle = num_in_flight and num_ended == self._num_ended
+        self._num_s_at_work, self._num_ended = self._num_s_at_work + 1 if is_in_the_middle else 0, num_ended
+        # A request that comes to an engine which is silent already explains nothing.
+        if num_in_flight and self.num_silent_s <= 1:
+            self.may_be_at_work = True
+        self.may_be_at_work = self.may_be_at_work and not self._answers_at_work
 
     def close(self) -> None:
         if self.socket is not None:
@@ -61,12 +86,14 @@ class Pulse(threading.Thread):
 
     Args:
         hung_after_s: An engine that says nothing for so long is ended.
+        work_silence_s: The same for another program with a request, unless it is known to answer beside one.
     """
 
-    def __init__(self, lineup: LineUp, *, hung_after_s: float) -> None:
+    def __init__(self, lineup: LineUp, *, hung_after_s: float, work_silence_s: float) -> None:
         super().__init__(name="pulse", daemon=True)
         self._lineup = lineup
-        self._most_silent_s = math.ceil(hung_after_s)
+        self._hung_after_s = hung_after_s
+        self._work_silence_s = max(hung_after_s, work_silence_s)
         self._questions: dict[int, Question] = {}
         self._stopping = threading.Event()
 
@@ -94,13 +121,14 @@ class Pulse(threading.Thread):
         rest(max(0.0, until - time.monotonic()))
         for question in self._questions.values():
             question.note(answered=question in answered)
-            if question.num_silent_s >= self._most_silent_s:
+            if question.num_silent_s >= (self._work_silence_s if question.may_be_at_work else self._hung_after_s):
                 self._end(question)
 
     def _end(self, question: Question) -> None:
-        if question.num_silent_s == self._most_silent_s:
+        if not question.is_ended:
             version = question.slot.checkpoint.version.version
             events.logger().error("engine.hung", version=version, silent_s=question.num_silent_s)
+        question.is_ended = True
         question.slot.engine.kill()
 
     def _keep_only(self, slots: Iterable[Slot]) -> None:

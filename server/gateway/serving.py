@@ -136,7 +136,8 @@ def assembled(
     loader = Loader(settings=settings, source=source, reader=reader, cache=cache, engines=engines, lineup=lineup)
     journal = Journal(settings, lineup, reporter, url)
     watcher = Watcher(settings, loader, journal)
-    pulse = Pulse(lineup, hung_after_s=settings.serve.hung_after_s)
+    serve = settings.serve
+    pulse = Pulse(lineup, hung_after_s=serve.hung_after_s, work_silence_s=serve.request_timeout_s)
     metrics = Metrics()
     journal.on_reload = metrics.count_reload
     reporter.heartbeat = journal.beat

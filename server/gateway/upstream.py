@@ -92,6 +92,7 @@ class Answer:
         self._timer.cancel()
         if not self.is_over and self._trouble is None:
             self._trouble = trouble
+            self._connection.ear.num_open -= self._has_head
             self._connection.transport.close()
             self._tell()
 
@@ -108,6 +109,7 @@ class Answer:
         if self.status >= 200:
             self._heard_at = self._loop.time()
             self._has_head = True
+            self._connection.ear.num_open += self._trouble is None
             self._tell()
 
     def on_body(self, piece: bytes) -> None:
@@ -123,6 +125,7 @@ class Answer:
         if not self._has_head:  # "100 Continue" and its like come before the answer
             self.headers.clear()
             return
+        self._connection.ear.num_open -= self._trouble is None
         self.is_over = True
         self._timer.cancel()
         self._tell()
@@ -164,7 +167,7 @@ class _Connection(asyncio.Protocol):
     def __init__(self, idle: list[_Connection], ear: Ear | None = None) -> None:
         self.transport: asyncio.Transport
         self._idle = idle
-        self._ear = ear or Ear()
+        self.ear = ear or Ear()
         self._answer: Answer | None = None
 
     def ask(self, request: bytes, silence_s: float) -> Answer:
@@ -183,7 +186,7 @@ class _Connection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        self._ear.num_heard += 1
+        self.ear.num_heard += 1
         if (answer := self._answer) is None:
             self.transport.close()  # nobody asked
             return
