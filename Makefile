@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench browser histories soak config-docs constraints clean
+.PHONY: help demo test check bench browser histories soak chaos config-docs constraints clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ histories: $(STAMP) ## 10,000 random histories of promoter, person and servers, 
 
 soak: $(STAMP) ## Half an hour of random use of one engine; SECONDS=60 makes it short
 	@PYTHONPATH=. $(BIN)/python tests/soak/random_use.py $(if $(SECONDS),--seconds $(SECONDS))
+
+chaos: $(STAMP) ## 1,000 swaps, hangs, kills and restarts behind HAProxy, under streams; ARGS='--swaps 50' is shorter
+	@PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python tests/chaos/chaos.py $(ARGS)
 
 config-docs: $(STAMP) ## Write docs/configuration.md anew from the settings
 	@$(BIN)/python tests/house/test_configuration.py > docs/configuration.md

@@ -70,9 +70,9 @@ class Tally:
 class Asker:
     """A client of one gateway: no retries, one connection at a time."""
 
-    def __init__(self, url: str, model: str, *, api_key: str | None = None) -> None:
+    def __init__(self, url: str, model: str, *, api_key: str | None = None, timeout_s: float = TIMEOUT_S) -> None:
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s, trust_env=False)
         self._model = model
 
     def ask(self, prompt: str) -> StreamRecord:

@@ -202,7 +202,7 @@ def test_echo_with_logprobs_scores_a_prompt(client: openai.OpenAI, max_tokens: i
         ({"temperature": -1}, "temperature"),
         ({"top_p": 2}, "top_p"),
         ({"max_tokens": -5}, "max_tokens"),
-        ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
+        ({"stop": [f"stop {n}" for n in range(17)]}, "stop"),
         ({"n": 0}, "n"),
         ({"top_logprobs": 21, "logprobs": True}, "top_logprobs"),
         ({"messages": []}, "messages"),
