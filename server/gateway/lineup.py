@@ -207,6 +207,7 @@ class LineUp:
     def _let_go(self, *slots: Slot | None) -> tuple[Slot, ...]:
         leaving = tuple(slot for slot in slots if slot is not None)
         for slot in leaving:
-            slot.leaving = slot.leaving or "replaced"
+            if slot.is_alive():  # of a dead one, requests must hear that it died
+                slot.leaving = slot.leaving or "replaced"
         self._retiring += leaving
         return leaving

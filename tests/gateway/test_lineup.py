@@ -113,7 +113,7 @@ def test_an_engine_that_is_retiring_is_in_the_line_up_until_it_has_been_stopped(
         lineup.retired(slot)
 
     assert retiring == (again, one, two)
-    assert (one.leaving, two.leaving, again.leaving) == ("replaced", "replaced", "")
+    assert (one.leaving, two.leaving, again.leaving) == ("replaced", "", "")  # nobody told the dead one to go
     assert lineup.slots() == (again,)
 
 
