@@ -38,8 +38,8 @@ class Detokenizer:
             return ""  # one more special token, which has no text of its own
         self._ids.append(token_id)
         self._text = text
-        whole = text[: len(text) - _num_open(text)]
-        # Byte-fallback decoders take back a whole run of bytes while its last character is open.
+        # Byte-fallback decoders take back a whole run of bytes, one U+FFFD each, while its last character is open.
+        whole = text[: len(text) - _num_open(text, _MAX_OPEN if is_full else len(text))]
         fresh = whole[len(self._shown) :] if is_full or whole.startswith(self._shown) else ""
         self._shown += fresh
         if fresh and self._shown == text:
@@ -62,9 +62,9 @@ class Detokenizer:
         self._shown = self._text[: len(self._text) - _num_open(self._text)]
 
 
-def _num_open(text: str) -> int:
-    """How many characters at the end may be one that is not complete."""
-    end = text[-_MAX_OPEN:]
+def _num_open(text: str, most: int = _MAX_OPEN) -> int:
+    """How many characters at the end, `most` at most, may belong to one that is not complete."""
+    end = text[max(0, len(text) - most) :]
     return len(end) - len(end.rstrip(_REPLACEMENT))
 
 

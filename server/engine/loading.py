@@ -173,16 +173,19 @@ def _is_finite(tensor: torch.Tensor) -> bool:
 def _eos_ids(model: Any, tokenizer: Any, files: CheckpointFiles) -> frozenset[int]:
     """All tokens that anybody calls the end: a chat fine-tune often says it in its tokenizer alone.
 
-    Of the config only what is written there: the class's own default is a token of another tokenizer.
+    Of the config only what is written there and no plain piece of text: `save_pretrained` writes the default of the
+    model's class too, which is a token of another tokenizer, and answers would end in the middle of a word.
     """
     text_config = files.config.get("text_config")
     written = (files.config, text_config if isinstance(text_config, dict) else {})
-    said = [
-        model.generation_config.eos_token_id,
-        tokenizer.eos_token_id,
-        *(config.get("eos_token_id") for config in written),
-    ]
-    return frozenset(one for ids in said for one in (ids if isinstance(ids, list) else [ids]) if isinstance(one, int))
+    of_config = {one for config in written for one in _ids(config.get("eos_token_id"))}
+    plain = set(tokenizer.get_vocab().values()) - set(tokenizer.added_tokens_decoder)
+    return _ids(model.generation_config.eos_token_id) | _ids(tokenizer.eos_token_id) | (of_config - plain)
+
+
+def _ids(said: Any) -> frozenset[int]:
+    """The ids of a field that is one, a list of them, or not there."""
+    return frozenset(one for one in (said if isinstance(said, list) else [said]) if type(one) is int)
 
 
 def _num_embeddings(model: Any) -> int:

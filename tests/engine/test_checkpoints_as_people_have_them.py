@@ -45,10 +45,20 @@ def logits(loaded: LoadedModel) -> torch.Tensor:
 
 def test_an_end_token_that_only_the_tokenizer_names_ends_an_answer(folder: Path) -> None:
     change_json(folder / "generation_config.json", eos_token_id=7)
-    change_json(folder / "config.json", eos_token_id=[8, 9])
+    user, assistant = build_tokenizer().convert_tokens_to_ids(["<|user|>", "<|assistant|>"])
+    change_json(folder / "config.json", eos_token_id=[user, assistant])
     loaded = load(folder, ON_CPU)
 
-    assert loaded.eos_ids == {7, 8, 9, loaded.tokenizer.eos_token_id}
+    assert loaded.eos_ids == {7, user, assistant, loaded.tokenizer.eos_token_id}
+
+
+def test_a_plain_piece_of_text_that_only_the_config_calls_the_end_ends_nothing(folder: Path) -> None:
+    """LlamaConfig writes 2, which is the character # in the vocabulary of a model trained from nothing."""
+    change_json(folder / "config.json", eos_token_id=2)
+    loaded = load(folder, ON_CPU)
+
+    assert loaded.tokenizer.decode([2]) == "#"
+    assert loaded.eos_ids == {loaded.tokenizer.eos_token_id}
 
 
 @pytest.mark.parametrize("installed", [True, False])

@@ -120,3 +120,12 @@ def test_a_prompt_that_is_cut_inside_a_character_spoils_nothing() -> None:
     tokens = ["é".encode()[:1], "é".encode()[1:], b"a", "🙂".encode()]
 
     assert pieces_of(byte_tokens(tokens), [3, 2], context=[0, 1, 2, 2, 2, 2, 2]) == ["🙂", "a", ""]
+
+
+@pytest.mark.parametrize("text", ["\ufffd\ufffdé", "a\ufffd\ufffd\ufffdé🙂", "é\ufffd\ufffdab\ufffd\ufffd🙂b"])
+def test_what_follows_replacement_characters_of_byte_fallback_is_not_lost(text: str) -> None:
+    """Their decoder makes one U+FFFD of each byte of a run that is not whole, also of the whole characters in it."""
+    tokenizer = Tokenizer(models.BPE(vocab={f"<0x{byte:02X}>": byte for byte in range(256)}, merges=[]))
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+
+    assert "".join(pieces_of(tokenizer.decode, list(text.encode()))) == text
