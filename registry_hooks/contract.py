@@ -162,6 +162,14 @@ def copied_tags(label: str, tags: Mapping[str, str], *, is_copy: bool) -> frozen
     return frozenset(key for key in tags if owner != label and (key in changed or key.startswith(prefixes)))
 
 
+def whole_number(text: str | None) -> int | None:
+    """The whole number, from 0, in a tag that anybody may write; None for anything else.
+
+    Of at most 18 digits: Python reads no more than 4,300, and MLflow keeps no number beyond 64 bits.
+    """
+    return int(text) if text and text.isascii() and text.isdecimal() and len(text) <= 18 else None
+
+
 def published_files(names: Iterable[str]) -> list[str]:
     """The file names of a checkpoint folder that are published, sorted; all others stay where they are."""
     return sorted(name for name in names if any(fnmatch(name, pattern) for pattern in PUBLISHED_FILES))

@@ -40,8 +40,7 @@ class ModelVersion:
     @property
     def step(self) -> int | None:
         """The optimizer step at which the checkpoint was saved, counted from 0; None when nobody said."""
-        text = self.tags.get(contract.TAG_STEP, "")
-        return int(text) if text.isdecimal() else None
+        return contract.whole_number(self.tags.get(contract.TAG_STEP))
 
     @property
     def digest(self) -> str | None:

@@ -245,8 +245,7 @@ class Hands:
                 self.book.describe_version(self.name, number, described)
 
     def _judged_through(self) -> int:
-        through = self.registry.model_tags(self.name).get(contract.TAG_JUDGED_THROUGH, "")
-        return int(through) if through.isdecimal() else 0
+        return contract.whole_number(self.registry.model_tags(self.name).get(contract.TAG_JUDGED_THROUGH)) or 0
 
     def _set_hold(self, mark: str | None) -> None:
         self.registry.set_model_tag(self.name, contract.hold_tag(self.alias), mark)

@@ -97,8 +97,8 @@ def from_run(record: RunRecord) -> Entry:
         kind=record.params.get(PARAM_KIND, "unknown"),
         because=record.tags.get(contract.TAG_BECAUSE, ""),
         alias=record.params.get(PARAM_ALIAS, contract.ALIAS_PRODUCTION),
-        target=_number(record.params.get(PARAM_TARGET)),
-        previous=_number(record.params.get(PARAM_PREVIOUS)),
+        target=contract.whole_number(record.params.get(PARAM_TARGET)),
+        previous=contract.whole_number(record.params.get(PARAM_PREVIOUS)),
         by=record.params.get(PARAM_BY, PERSON),
         rule=rules.from_params(record.params),
         numbers=record.metrics,
@@ -108,10 +108,6 @@ def from_run(record: RunRecord) -> Entry:
         is_open=record.is_open,
         is_void=record.failed,
     )
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isdecimal() else None
 
 
 def moment_after(newest: Entry | None, now: datetime) -> datetime:

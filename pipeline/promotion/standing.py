@@ -182,8 +182,7 @@ def read(
     aliases = registry.aliases(name)
     hold, freeze = hold_of(tags, alias), freeze_of(tags, alias)
     logbook = Logbook(sink=registry, log=book, name=name, alias=alias)
-    through = tags.get(contract.TAG_JUDGED_THROUGH, "")
-    judged_through = int(through) if through.isdecimal() else 0
+    judged_through = contract.whole_number(tags.get(contract.TAG_JUDGED_THROUGH)) or 0
     versions = book.versions_after(name, judged_through)
     unjudged = [version for version in versions if not is_judged(version)]
     incumbent = _version(registry, name, aliases.get(alias))

@@ -56,7 +56,7 @@ def _fault(version: ModelVersion, run: RunRecord | None, metric: str) -> str:
         return f"{metric} is missing"
     if not math.isfinite(run.metrics[metric]):
         return f"{metric} is not a finite number"
-    measured = run.params.get(_PARAM_EVAL_STEP, "")
-    if metric.startswith(_EVALUATED) and measured.isdecimal() and version.step not in (None, int(measured)):
+    measured = contract.whole_number(run.params.get(_PARAM_EVAL_STEP))
+    if metric.startswith(_EVALUATED) and measured is not None and version.step not in (None, measured):
         return f"{metric} is that of step {measured}, the last evaluation before it was saved, and not its own"
     return ""
