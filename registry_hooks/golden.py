@@ -17,7 +17,7 @@ from typing import Any
 
 from registry_hooks import golden_chat
 from registry_hooks.errors import ManifestError
-from registry_hooks.golden_chat import GoldenChat, GreedyToken
+from registry_hooks.golden_chat import MAX_GOLDEN_CHATS, MAX_GOLDEN_PROMPTS, GoldenChat, GreedyToken
 
 __all__ = [
     "GoldenChat",
@@ -122,7 +122,8 @@ def parse(data: bytes, *, expected_sha256: str | None = None) -> GoldenSet:
     """Read `golden.json`.
 
     Raises:
-        ManifestError: Another digest than the registry says, not our format, or numbers that are not finite.
+        ManifestError: Another digest than the registry says, not our format, more questions than may be asked, or
+            what no engine can be asked: numbers that are not finite, half of a character.
     """
     actual = hashlib.sha256(data).hexdigest()
     if expected_sha256 is not None and actual != expected_sha256:
@@ -144,8 +145,15 @@ def parse(data: bytes, *, expected_sha256: str | None = None) -> GoldenSet:
             no_chat=str(document.get("no_chat", "")),
         )
         finite = math.isfinite(golden.mean_loss)
-    except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
+        if finite:
+            golden.to_json()  # what cannot be written cannot be asked
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise ManifestError(f"golden.json cannot be read ({error!r}): publish the checkpoint again") from error
+    if len(golden.items) > MAX_GOLDEN_PROMPTS or len(golden.chats) > MAX_GOLDEN_CHATS:
+        raise ManifestError(
+            f"golden.json has {len(golden.items)} prompts and {len(golden.chats)} chats, at most {MAX_GOLDEN_PROMPTS} "
+            f"and {MAX_GOLDEN_CHATS} are asked: publish the checkpoint again with fewer"
+        )
     if not finite:
         raise ManifestError("golden.json holds answers that are not finite: publish the checkpoint again")
     return golden

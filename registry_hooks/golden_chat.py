@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 STOP = "stop"
+# Every server asks a whole golden set before it serves a version; each question is at least a pass over all weights.
+MAX_GOLDEN_PROMPTS, MAX_GOLDEN_CHATS, MAX_ANSWER_TOKENS = 512, 64, 1024
 _SHOWN_IDS, _SHOWN_CHARS = 4, 40
 
 
@@ -67,12 +69,14 @@ class GoldenChat:
 
 def from_document(document: Mapping[str, Any]) -> GoldenChat:
     """The chat of `to_document`; ValueError, KeyError or TypeError where it is none."""
-    ids = document["prompt_ids"]
+    ids, max_tokens = document["prompt_ids"], int(document["max_tokens"])
+    if max_tokens > MAX_ANSWER_TOKENS:
+        raise ValueError(f"max_tokens {max_tokens:.3g}: a golden chat has at most {MAX_ANSWER_TOKENS}")
     return GoldenChat(
         messages=tuple((str(message["role"]), str(message["content"])) for message in document["messages"]),
         prompt_ids=None if ids is None else tuple(int(token_id) for token_id in ids),
         is_dated=bool(document["is_dated"]),
-        max_tokens=int(document["max_tokens"]),
+        max_tokens=max_tokens,
         text=str(document["text"]),
         tokens=tuple(GreedyToken(text=str(token["text"]), gap=float(token["gap"])) for token in document["tokens"]),
         finish_reason=str(document["finish_reason"]),

@@ -87,7 +87,7 @@ def parse(data: bytes, *, expected_digest: str | None = None) -> Manifest:
         if document["format"] != FORMAT or document["chunk_bytes"] != CHUNK_BYTES:
             raise ManifestError(f"manifest of format {document['format']!r}: this Relay reads format {FORMAT}; upgrade")
         entries = tuple(_entry(item) for item in document["files"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ManifestError(f"manifest cannot be read ({error!r}): publish the checkpoint again") from error
     _check_paths([entry.path for entry in entries])
     found = Manifest(files=tuple(sorted(entries, key=lambda e: e.path)))
@@ -121,7 +121,7 @@ def _entry(item: Mapping[str, Any]) -> FileEntry:
         or str(PurePosixPath(path)) != path
     ):
         raise ManifestError(f"manifest names the unsafe path {path!r}: nothing was loaded")
-    if len(path) > MAX_PATH_BYTES or not all(_is_name(part) for part in parts):
+    if not _is_name(path, MAX_PATH_BYTES) or not all(_is_name(part, MAX_NAME_BYTES) for part in parts):
         raise ManifestError(f"manifest names {path[:80]!r}, which is no name for a file on disk: nothing was loaded")
     if not isinstance(size, int) or isinstance(size, bool) or size < 0 or len(chunks) != num_chunks(size):
         raise ManifestError(f"manifest has {len(chunks)} chunk hashes for {path!r} of {size} bytes")
@@ -132,9 +132,9 @@ def _entry(item: Mapping[str, Any]) -> FileEntry:
     return FileEntry(path=path, size_bytes=size, sha256=item["sha256"], chunk_sha256=chunks)
 
 
-def _is_name(part: str) -> bool:
+def _is_name(text: str, max_bytes: int) -> bool:
     try:
-        return len(part.encode()) <= MAX_NAME_BYTES
+        return len(text.encode()) <= max_bytes
     except UnicodeEncodeError:
         return False
 

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
 from registry_hooks import command_template
+from registry_hooks.golden_chat import MAX_GOLDEN_CHATS, MAX_GOLDEN_PROMPTS
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -69,10 +70,13 @@ class PublishSettings(Section):
 
     dtype: Dtype = Field("auto", description="Publish a copy converted to this dtype; `auto` publishes as saved.")
     golden_prompts: tuple[str, ...] = Field(
-        (), description="Prompts of the golden set. Unset: a few general ones that any language model can score."
+        (),
+        max_length=MAX_GOLDEN_PROMPTS,
+        description="Prompts of the golden set. Unset: a few general ones that any language model can score.",
     )
     golden_chats: tuple[str, ...] = Field(
         (),
+        max_length=MAX_GOLDEN_CHATS,
         description="Messages of a user, each a chat of the golden set. Unset: one that nearly every template takes.",
     )
 

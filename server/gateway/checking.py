@@ -2,39 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import httpx
 
 from registry_hooks import golden, probe, probe_chat
-from registry_hooks.errors import DeclinedError, EngineGoneError, EngineRefusedError, GoldenMismatchError
+from registry_hooks.errors import (
+    DeclinedError,
+    EngineGoneError,
+    EngineRefusedError,
+    GoldenMismatchError,
+    StartCancelledError,
+)
 from registry_hooks.golden import GoldenSet, GoldenVerdict
 from registry_hooks.golden_chat import GoldenChat
 from server.gateway.substitute_checking import chats_of_substitute, prompts_of_substitute
 from server.launcher import Engine
 
 PROBE_TIMEOUT_S = 120.0
+# Of all golden questions together: how many there are, whoever published the version says.
+CHECK_S = 600.0
 _UNATTESTED_PROMPT = "The quick brown fox jumps over the lazy dog."
 _WARM_UP_TOKENS = 4
 _WARM_UP_CHAT = (("user", "Hello"),)
 
 
-def check_golden(engine: Engine, recorded: GoldenSet | None, *, required: bool) -> str:
+def check_golden(
+    engine: Engine, recorded: GoldenSet | None, *, required: bool, cancelled: Callable[[], bool] = lambda: False
+) -> str:
     """Ask the engine the golden questions before any user does; the verdict as a sentence.
 
     A version without golden answers is asked one prompt, whose answer must be finite. Another program in the engine's
     place is asked what its API allows: log-probabilities of prompts, else the text of a greedy answer, else nothing.
 
+    Args:
+        required: Whether it may not be served unseen.
+        cancelled: Asked before each question.
+
     Raises:
         GoldenMismatchError: Other answers than recorded, 4xx to what was answered at publishing, or not finite ones.
         DeclinedError: None are recorded, or none to be had, although `required`; this box takes shorter texts only; or
             it computes in another way than others by its settings, and comes to other answers.
-        EngineGoneError: The engine ended, or did not answer.
+        EngineGoneError: The engine ended, or did not answer, or not all within `CHECK_S`.
+        StartCancelledError: `cancelled` said so.
         EngineError: Another program in its place refuses what was answered at publishing.
     """
     try:
-        return _checked(engine, recorded, required=required)
+        return _checked(engine, recorded, required=required, cancelled=cancelled)
     except GoldenMismatchError as error:
         if own_way := _own_way(engine, recorded):
             raise DeclinedError(f"{error}; {own_way}, so nothing is held against the version") from error
@@ -50,12 +66,12 @@ def _own_way(engine: Engine, recorded: GoldenSet | None) -> str:
     return ""
 
 
-def _checked(engine: Engine, recorded: GoldenSet | None, *, required: bool) -> str:
+def _checked(engine: Engine, recorded: GoldenSet | None, *, required: bool, cancelled: Callable[[], bool]) -> str:
     if recorded is None and required:
         raise DeclinedError(
             "it has no golden answers and serve.require_golden of this box is on; publish it with `relay publish`"
         )
-    with engine.client(PROBE_TIMEOUT_S) as client:
+    with _bounded_client(engine, cancelled) as client:
         if recorded is None:
             if not engine.spec.command:
                 _prompts(engine, client, [_UNATTESTED_PROMPT])
@@ -68,6 +84,21 @@ def _checked(engine: Engine, recorded: GoldenSet | None, *, required: bool) -> s
             chats = golden.compare_chats(recorded, _chats(engine, client, recorded), dtype=engine.ready.dtype)
     may_pass_unseen = not required or (chats is not None and bool(recorded.chats))
     return _joined(prompts, chats, may_pass_unseen=may_pass_unseen)
+
+
+def _bounded_client(engine: Engine, cancelled: Callable[[], bool]) -> httpx.Client:
+    """One that begins no further question once time is up, or nobody wants the engine any more."""
+    deadline = time.monotonic() + CHECK_S
+
+    def look_up(_: httpx.Request) -> None:
+        if cancelled():
+            raise StartCancelledError("the version is no longer wanted; its golden check was given up")
+        if time.monotonic() > deadline:
+            raise EngineGoneError(f"the engine did not answer all golden questions within {CHECK_S:g} s")
+
+    client = engine.client(PROBE_TIMEOUT_S)
+    client.event_hooks["request"].append(look_up)
+    return client
 
 
 def warm_up(engine: Engine, recorded: GoldenSet | None = None) -> None:

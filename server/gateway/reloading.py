@@ -105,7 +105,8 @@ class Loader:
             engine = self.engines.start(checkpoint, cancelled)
         try:
             with reload.watch("golden"):
-                reload.verdict = check_golden(engine, fetched.golden, required=self.settings.serve.require_golden)
+                required = self.settings.serve.require_golden
+                reload.verdict = check_golden(engine, fetched.golden, required=required, cancelled=cancelled)
             with reload.watch("warm"):
                 warm_up(engine, fetched.golden)
         except BaseException:
@@ -191,8 +192,8 @@ class Loader:
         if directory is not None:
             weights = room.weight_bytes(directory, device, engine.dtype)
         else:
-            size, dtype = tags.get(contract.TAG_BYTES, ""), tags.get(contract.TAG_DTYPE, "")
-            weights = room.estimated_weight_bytes(int(size) if size.isdecimal() else 0, dtype, device, engine.dtype)
+            size, dtype = contract.whole_number(tags.get(contract.TAG_BYTES)), tags.get(contract.TAG_DTYPE, "")
+            weights = room.estimated_weight_bytes(size or 0, dtype, device, engine.dtype)
         previous = self.lineup.previous
         warm = previous.engine.ready if previous is not None and previous.is_alive() else None
         return room.plan(

@@ -11,10 +11,17 @@ from typing import Any
 import httpx
 import pytest
 
-from registry_hooks.errors import DeclinedError, EngineError, EngineGoneError, GoldenMismatchError
+from registry_hooks.errors import (
+    DeclinedError,
+    EngineError,
+    EngineGoneError,
+    GoldenMismatchError,
+    StartCancelledError,
+)
 from registry_hooks.golden import GoldenItem, GoldenSet
 from registry_hooks.golden_chat import GoldenChat, GreedyToken
 from server.engine_spec import EngineReady, EngineSpec
+from server.gateway import checking
 from server.gateway.checking import check_golden, warm_up
 
 IDS = (1, 7, 2)
@@ -199,3 +206,25 @@ def test_a_dtype_that_only_this_box_asks_for_is_not_the_versions_fault(dtype: st
 
     with pytest.raises(error):
         check(engine)
+
+
+def test_all_golden_questions_together_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter(range(1000))
+    monkeypatch.setattr(checking, "time", SimpleNamespace(monotonic=lambda: 400.0 * next(now)))
+
+    with pytest.raises(EngineGoneError, match="within 600 s"):
+        check(an_engine(), dataclasses.replace(RECORDED, items=(PROMPT,) * 5))
+
+
+def test_a_golden_check_ends_when_nobody_wants_the_version_any_more() -> None:
+    asked: list[int] = []
+
+    def cancelled() -> bool:
+        asked.append(1)
+        return len(asked) > 3
+
+    with pytest.raises(StartCancelledError):
+        check_golden(
+            an_engine(), dataclasses.replace(RECORDED, items=(PROMPT,) * 50), required=False, cancelled=cancelled
+        )
+    assert len(asked) == 4
