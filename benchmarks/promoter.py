@@ -44,7 +44,9 @@ FEW_DECISIONS = 100
 class NoJudge:
     """Nothing is new, so nobody asks."""
 
-    def judge(self, incumbent: ModelVersion | None, candidates: Sequence[ModelVersion]) -> Judgement:
+    def judge(
+        self, incumbent: ModelVersion | None, candidates: Sequence[ModelVersion], *, gives_up: bool = False
+    ) -> Judgement:
         raise AssertionError("there was something to judge")
 
 

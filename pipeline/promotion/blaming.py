@@ -13,6 +13,8 @@ _BEFORE = ("room",)
 class Fault(StrEnum):
     """Where the fault is."""
 
+    GONE = "gone"
+    """In the version alone: it, or the run to which its scores would belong, was deleted."""
     VERSION = "version"
     """In the version or, as far as one version can tell, in the test set: another try ends in the same way."""
     UNSURE = "unsure"
@@ -28,7 +30,7 @@ def fault_of(error: RelayError) -> Fault:
             return Fault.MOMENT
         return Fault.UNSURE if error.transient else Fault.VERSION
     if isinstance(error, UnknownModelError) or type(error) is UserError:
-        return Fault.VERSION  # the version or its run was deleted; it has no run to which scores could belong
+        return Fault.GONE
     if blame_of(error) in (Blame.VERSION, Blame.POLICY):
         return Fault.VERSION
     return Fault.MOMENT if error.transient or isinstance(error, UserError) else Fault.UNSURE

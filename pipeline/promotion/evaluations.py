@@ -21,6 +21,7 @@ class Evaluations:
         evaluate: Scores a version now.
         scored: By version.
         broken: Versions that can never be scored, or the test set never on them, and why.
+        gone: Those of them where no test set is at fault.
         troubles: Versions that could not be scored now, and why.
         halted: What is in the way of all; empty when nothing is.
     """
@@ -29,6 +30,7 @@ class Evaluations:
     evaluate: Callable[[ModelVersion], Evaluation]
     scored: dict[int, Evaluation] = field(default_factory=dict)
     broken: dict[int, str] = field(default_factory=dict)
+    gone: set[int] = field(default_factory=set)
     troubles: dict[int, Trouble] = field(default_factory=dict)
     halted: str = ""
     _fresh: set[int] = field(default_factory=set)
@@ -56,6 +58,13 @@ class Evaluations:
             return None
         because = f"version {incumbent.version}, which is in production, could not be scored: {trouble.because}"
         return Trouble(because=because, is_counted=trouble.is_counted)
+
+    def give_up(self, incumbent: ModelVersion) -> Trouble | None:
+        """Take it as never to be scored where it could not be scored now either; its trouble, None without one."""
+        trouble = self.troubles.pop(incumbent.version, None)
+        if trouble is not None:
+            self.broken[incumbent.version] = trouble.because
+        return trouble
 
     def make_alike(self, incumbent: ModelVersion, candidates: Sequence[ModelVersion]) -> None:
         """Score anew what was scored in another way, before an upgrade say; leave out who still differs.
@@ -99,6 +108,9 @@ class Evaluations:
 
     def _note(self, version: ModelVersion, error: RelayError) -> None:
         match fault_of(error):
+            case Fault.GONE:
+                self.broken[version.version] = str(error)
+                self.gone.add(version.version)
             case Fault.VERSION:
                 self.broken[version.version] = str(error)
             case Fault.UNSURE:

@@ -35,7 +35,9 @@ class MetricJudge:
     policy: Policy
     compare_url: CompareUrl
 
-    def judge(self, incumbent: ModelVersion | None, candidates: Sequence[ModelVersion]) -> Judgement:
+    def judge(
+        self, incumbent: ModelVersion | None, candidates: Sequence[ModelVersion], *, gives_up: bool = False
+    ) -> Judgement:
         """Compare the metric of each candidate with the incumbent's; without one the best is promoted."""
         if incumbent is None:
             return choose(self.source, candidates, self.policy)
@@ -68,15 +70,19 @@ class ItemJudge:
     known: Callable[[ModelVersion], Evaluation | None]
     evaluate: Callable[[ModelVersion], Evaluation]
 
-    def judge(self, incumbent: ModelVersion | None, candidates: Sequence[ModelVersion]) -> Judgement:
+    def judge(
+        self, incumbent: ModelVersion | None, candidates: Sequence[ModelVersion], *, gives_up: bool = False
+    ) -> Judgement:
         """Score the incumbent, then the best few by the metric, and compare them on the same items.
 
-        Without an incumbent the best by the metric is promoted, unscored: whoever waits is compared with it next.
+        Without an incumbent the best by the metric is promoted, unscored: whoever waits is compared with it next. One
+        that is given up is no bar for those that can be scored; where nobody can, it stays.
         """
         if incumbent is None:
             return choose(self.source, candidates, self.policy)
         found = Evaluations(known=self.known, evaluate=self.evaluate)
         found.add(incumbent)
+        given_up = found.give_up(incumbent) if gives_up else None
         if (trouble := found.in_the_way(incumbent)) is not None:
             return _later(trouble)
         facts = {one.version: training_of(self.source, one, self.policy) for one in candidates}
@@ -90,10 +96,12 @@ class ItemJudge:
         if (trouble := found.in_the_way(incumbent)) is not None:
             return _later(trouble)
         scored = [one for one in chosen if one.version in found.scored]
-        rejected = {} if incumbent.version in found.broken else _rejected(found, chosen)
+        rejected = _rejected(found, incumbent, chosen)
         unscored = {version: one for version, one in found.troubles.items() if version != incumbent.version}
         if not scored:
             because = _nobody(found, incumbent, chosen)
+            if given_up is not None:  # this machine may be at fault: nobody is nearer to being rejected
+                return _later(Trouble(because=because, is_counted=True))
             return Judgement(kind=ledger.ERROR, because=because, rejected=rejected, unscored=unscored)
         if incumbent.version not in found.scored:
             judgement = self._without_a_bar(found, incumbent, scored)
@@ -112,10 +120,7 @@ class ItemJudge:
         )
 
     def _without_a_bar(self, found: Evaluations, incumbent: ModelVersion, scored: Sequence[ModelVersion]) -> Judgement:
-        """The best on the test set, where the incumbent itself cannot be scored on it; the others wait for their turn.
-
-        What fails as the incumbent does is not rejected for it: the test set may be at fault.
-        """
+        """The best on the test set, where the incumbent itself cannot be scored on it; the others wait on."""
 
         def cost(one: ModelVersion) -> tuple[float, int]:
             overall = found.scored[one.version].overall
@@ -143,9 +148,9 @@ def choose(source: RunSource, candidates: Sequence[ModelVersion], policy: Policy
     facts = {one.version: training_of(source, one, policy) for one in candidates}
     sound = {number: one for number, one in facts.items() if not one.fault.endswith("not a finite number")}
     if not sound:
-        stories = {number: (f"**Not promoted**: its {one.fault}.", f"its {one.fault}") for number, one in facts.items()}
         because = "none of those that wait can be the first: what training measured of them is not finite"
-        return Judgement(kind=ledger.KEEP, because=because, stories=stories)
+        rejected = {number: f"its {one.fault}" for number, one in facts.items()}
+        return Judgement(kind=ledger.KEEP, because=because, rejected=rejected)
     entrants = [Entrant(version=number, value=one.value) for number, one in sound.items()]
     metric = policy.score_metric
     best = preselect(entrants, 1, metric=metric, lower_is_better=policy.lower_is_better).chosen[0]
@@ -165,8 +170,10 @@ def _later(trouble: Trouble) -> Judgement:
     return Judgement(kind=ledger.ERROR, because=trouble.because, is_counted=trouble.is_counted)
 
 
-def _rejected(found: Evaluations, chosen: Sequence[ModelVersion]) -> dict[int, str]:
-    broken = {one.version: found.broken[one.version] for one in chosen if one.version in found.broken}
+def _rejected(found: Evaluations, incumbent: ModelVersion, chosen: Sequence[ModelVersion]) -> dict[int, str]:
+    """Those that can never be scored; where the incumbent cannot either, the test set may be at fault for most."""
+    sure = found.gone if incumbent.version in found.broken else found.broken.keys()
+    broken = {one.version: found.broken[one.version] for one in chosen if one.version in sure}
     return {number: f"it could not be scored: {why}" for number, why in broken.items()}
 
 

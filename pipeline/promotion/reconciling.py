@@ -16,7 +16,18 @@ from pipeline.promotion import rule as rules
 from pipeline.promotion.acting import Hands, Judgement, SupersededError
 from pipeline.promotion.rule import Difference, Rule
 from pipeline.promotion.standing import Standing, Terms
-from pipeline.promotion.stepping import Admission, GoBack, Judge, NoteMove, PromoteBest, Rest, Settle, Step, next_step
+from pipeline.promotion.stepping import (
+    Acknowledge,
+    Admission,
+    GoBack,
+    Judge,
+    NoteMove,
+    PromoteBest,
+    Rest,
+    Settle,
+    Step,
+    next_step,
+)
 from pipeline.promotion.trying import Trial, Trouble, after
 from registry_hooks import events
 from registry_hooks.records import ModelVersion
@@ -31,12 +42,15 @@ _NUM_TOLD = 5
 class JudgeOfVersions(Protocol):
     """Compares versions; the promoter does not care how."""
 
-    def judge(self, incumbent: ModelVersion | None, candidates: Sequence[ModelVersion]) -> Judgement:
+    def judge(
+        self, incumbent: ModelVersion | None, candidates: Sequence[ModelVersion], *, gives_up: bool = False
+    ) -> Judgement:
         """What came of it. Who has neither a story nor a word in `rejected` or `unscored` waits on.
 
         Args:
             incumbent: None where there is none to be better than: then the best is promoted.
             candidates: At least one.
+            gives_up: Whether an incumbent that cannot be scored now either is no bar any more.
 
         Raises:
             RelayError: Registry or store are away.
@@ -145,6 +159,8 @@ class Promoter:
             case Admission():
                 self.hands.admit(step)
                 return _told(step), True
+            case Acknowledge(target=number, run_id=run_id, because=because):
+                self.hands.write_verdict(number, run_id, f"**Promoted**: {because}.", because)
             case PromoteBest():
                 return self._promote_best(step, seen, now)
             case GoBack():
@@ -164,10 +180,10 @@ class Promoter:
         }
         judgement = replace(judgement, because=because, stories=stories)
         self.hands.conclude(judgement, seen, rule=self.rule, now=now)
-        return f"{judgement.kind}: {because}", bool(judgement.stories)
+        return f"{judgement.kind}: {because}", bool(judgement.stories or judgement.rejected)
 
     def _judge(self, step: Judge, seen: Standing, now: datetime) -> tuple[str, bool]:
-        judgement = self.judge.judge(step.incumbent, step.candidates)
+        judgement = self.judge.judge(step.incumbent, step.candidates, gives_up=step.gives_up)
         judgement, trials = self._tried(judgement, step, seen)
         of_all = self._in_the_way(judgement, seen)
         # The same trouble with the same versions is written down once, however often it is met.
@@ -255,6 +271,8 @@ def describe(step: Step) -> str:
             return f"write down: {step.because}" + ("; and hold" if step.holds else "; and release the hold")
         case Admission():
             return _told(step)
+        case Acknowledge():
+            return f"write the verdict on version {step.target} down: {step.because}"
         case PromoteBest():
             numbers = ", ".join(str(version.version) for version in step.candidates)
             return f"promote the best of {numbers}: {step.because}"

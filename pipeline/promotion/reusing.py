@@ -37,11 +37,13 @@ class SamplingJudge:
     pool: TestSet
     num_items: int
 
-    def judge(self, incumbent: ModelVersion | None, candidates: Sequence[ModelVersion]) -> Judgement:
+    def judge(
+        self, incumbent: ModelVersion | None, candidates: Sequence[ModelVersion], *, gives_up: bool = False
+    ) -> Judgement:
         """What came of it; each story says what was drawn."""
         seed = max(one.version for one in candidates)
         sample = draw(self.pool, self.num_items, seed=seed)
-        found = self.judge_on(sample).judge(incumbent, candidates)
+        found = self.judge_on(sample).judge(incumbent, candidates, gives_up=gives_up)
         if incumbent is None:  # then nothing is scored
             return found
         note = (
@@ -63,9 +65,11 @@ class CountingJudge:
     test_set: TestSet
     num_before: Callable[[], int]
 
-    def judge(self, incumbent: ModelVersion | None, candidates: Sequence[ModelVersion]) -> Judgement:
+    def judge(
+        self, incumbent: ModelVersion | None, candidates: Sequence[ModelVersion], *, gives_up: bool = False
+    ) -> Judgement:
         """What came of it; where nothing was decided by the test set, nothing is counted."""
-        found = self.inner.judge(incumbent, candidates)
+        found = self.inner.judge(incumbent, candidates, gives_up=gives_up)
         if incumbent is None or found.kind == ledger.ERROR:
             return found
         uses = self.num_before() + 1

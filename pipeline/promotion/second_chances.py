@@ -65,7 +65,7 @@ def unquarantine(hands: Hands, number: int, *, why: str, now: datetime) -> str:
 
 
 def forget(hands: Hands, server: str, *, why: str, now: datetime, by: str = "") -> str:
-    """Forget a server that is gone for good, and its refusals of what an alias names.
+    """Forget a server that is gone for good, and its refusals: a server that nobody knows would be heard again.
 
     One that lives is back with its next heartbeat.
 
@@ -76,8 +76,10 @@ def forget(hands: Hands, server: str, *, why: str, now: datetime, by: str = "") 
     if contract.server_tag(server) not in tags:
         known = ", ".join(sorted(_servers(tags))) or "none"
         raise UserError(f"no server {server!r} has written into the registry, and nothing was changed; known: {known}")
-    for number in set(hands.registry.aliases(hands.name).values()):
-        hands.registry.set_version_tag(hands.name, number, contract.refused_tag(server), None)
+    refused = contract.refused_tag(server)
+    for version in hands.book.versions_after(hands.name, 0):
+        if refused in version.tags:
+            hands.registry.set_version_tag(hands.name, version.version, refused, None)
     hands.registry.set_model_tag(hands.name, contract.server_tag(server), None)
     because = f"server {server}: {why}"
     hands.logbook.write(Entry(kind=ledger.FORGET, because=because, by=by or this_person(), at=now))

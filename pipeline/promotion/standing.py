@@ -63,6 +63,7 @@ class Standing:
         incumbent: The version that the alias names; None when it names none, or one that is not there.
         intent: A decision that was begun and not committed; None when there is none.
         last_move: The last committed move of the alias.
+        is_ledger_empty: Whether no decision at all is on record, about whatever alias.
         last_choice: The version that the promoter itself promoted last.
         hold, freeze: Why no automatic move, or no automatic promotion, may happen; None when it may.
         hold_was_noted: Whether the promoter itself set the hold, since somebody had moved the alias.
@@ -98,6 +99,7 @@ class Standing:
     served: Sequence[ModelVersion] = ()
     admitted: Sequence[ModelVersion] = ()
     trial: Trial | None = None
+    is_ledger_empty: bool = False
     terms: Terms = field(default_factory=Terms)
 
     @property
@@ -115,6 +117,11 @@ class Standing:
         """Whether there is an incumbent that others have to be better than: one that is there and may serve."""
         incumbent = self.incumbent
         return incumbent is not None and not self.is_barred(incumbent) and not self.refused(incumbent)
+
+    @property
+    def has_lost_its_ledger(self) -> bool:
+        """Whether a decision was made about the incumbent, and none is on record. A mere admission is no decision."""
+        return self.is_ledger_empty and self.incumbent is not None and contract.TAG_JUDGED in self.incumbent.tags
 
     @property
     def is_removed(self) -> bool:
@@ -215,6 +222,7 @@ def read(
         served=_served(registry, name, logbook) if is_in_trouble and last_move is not None else (),
         admitted=of_state(contract.STATE_ADMITTED) if is_in_trouble and not thorough else (),
         trial=read_trial(tags.get(contract.TAG_TRIES)),
+        is_ledger_empty=last_move is None and not logbook.newest(1),
         terms=terms or Terms(),
     )
 

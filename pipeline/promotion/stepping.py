@@ -57,6 +57,15 @@ class Admission:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Acknowledge:
+    """What the alias names has no verdict, since a crash came before it or a quarantine was lifted: its move is one."""
+
+    target: int
+    run_id: str
+    because: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GoBack:
     """Servers refused what the alias names, which is quarantined, or it was deleted: point the alias at `target`.
 
@@ -80,10 +89,11 @@ class PromoteBest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judge:
-    """Compare the candidates with the incumbent."""
+    """Compare the candidates with the incumbent; `gives_up` says that it was tried as often as it ever has to be."""
 
     incumbent: ModelVersion
     candidates: Sequence[ModelVersion]
+    gives_up: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +103,7 @@ class Rest:
     because: str
 
 
-Step = Settle | NoteMove | Admission | GoBack | PromoteBest | Judge | Rest
+Step = Settle | NoteMove | Admission | Acknowledge | GoBack | PromoteBest | Judge | Rest
 
 
 def next_step(standing: Standing) -> Step:
@@ -101,7 +111,7 @@ def next_step(standing: Standing) -> Step:
 
     Never moves the alias away from where a person put it, and never to a quarantined digest.
     """
-    step = _settle(standing) or _note_move(standing) or _admission(standing)
+    step = _settle(standing) or _note_move(standing) or _admission(standing) or _acknowledge(standing)
     if step is not None:
         return step
     if standing.hold is not None:
@@ -131,7 +141,7 @@ def _note_move(standing: Standing) -> NoteMove | None:
     if now is None:
         because = f"the alias {standing.alias} was removed outside of Relay; it named version {ours}"
         return NoteMove(target=None, previous=ours, holds=True, because=because)
-    if standing.last_move is None and standing.incumbent is not None and is_judged(standing.incumbent):
+    if standing.has_lost_its_ledger:
         because = (
             f"{standing.alias} names version {now}, which was judged before, and no decision of {standing.name} is on "
             "record (the experiment was removed, or the model renamed): taken as it is"
@@ -174,6 +184,13 @@ def _verdict(standing: Standing, version: ModelVersion) -> Verdict:
     return Verdict(version=version, state=contract.STATE_ADMITTED, because=because)
 
 
+def _acknowledge(standing: Standing) -> Acknowledge | None:
+    incumbent, move = standing.incumbent, standing.last_move
+    if incumbent is None or move is None or move.target != incumbent.version or is_judged(incumbent):
+        return None
+    return Acknowledge(target=incumbent.version, run_id=move.run_id, because=move.because)
+
+
 def _go_back(standing: Standing) -> GoBack | None:
     """What a refusal of the incumbent, or its deletion, asks for; a version that a person chose is left where it is."""
     incumbent, move = standing.incumbent, standing.last_move
@@ -202,10 +219,10 @@ def _compete(standing: Standing) -> Step:
     facts, wait = waiting.facts_of(standing), waiting.count(len(rivals))
     if (because := waiting.in_the_way_of_all(facts)) is not None:
         return Rest(because=f"{because}; {wait}")
-    if standing.incumbent is None or not standing.has_a_bar or waiting.is_given_up(standing):
+    if standing.incumbent is None or not standing.has_a_bar:
         untried = [version for version in rivals if standing.trial_of(version) is None]
         return PromoteBest(candidates=untried or rivals, because=waiting.why_no_bar(standing))
     due = [version for version in rivals if standing.is_due(standing.trial_of(version))]
     if facts.trial is not None or not due:
         return Rest(because=f"version {rivals[0].version}: {waiting.why(rivals[0], facts)}; {wait}")
-    return Judge(incumbent=standing.incumbent, candidates=due)
+    return Judge(incumbent=standing.incumbent, candidates=due, gives_up=waiting.is_given_up(standing))

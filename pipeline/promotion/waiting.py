@@ -104,7 +104,7 @@ def judging_trial(standing: Standing) -> Trial | None:
 
 
 def is_given_up(standing: Standing) -> bool:
-    """Whether the incumbent could not be scored as often as it is ever tried: then it is no bar."""
+    """Whether the incumbent could not be scored as often as it is ever tried: then it is no bar for those that can."""
     trial = standing.trial
     if trial is None or trial.about != standing.production or trial.rule != standing.terms.rule:
         return False
@@ -121,11 +121,8 @@ def why_no_bar(standing: Standing) -> str:
         return f"version {standing.production}, which {alias} names, is not there"
     if standing.is_barred(incumbent):
         return f"version {incumbent.version}, which {alias} names, is quarantined"
-    if refused := standing.refused(incumbent):
-        server, text = next(iter(refused.items()))
-        return f"server {server} refused version {incumbent.version}, which {alias} names: {text}"
-    told = standing.trial.why if standing.trial is not None else ""
-    return f"version {incumbent.version}, which {alias} names, cannot be scored: {told}"
+    server, text = next(iter(standing.refused(incumbent).items()))
+    return f"server {server} refused version {incumbent.version}, which {alias} names: {text}"
 
 
 def count(number: int) -> str:

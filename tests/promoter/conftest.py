@@ -31,7 +31,9 @@ class Table:
     broken: str = ""
     asked: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
 
-    def judge(self, incumbent: ModelVersion | None, candidates: Sequence[ModelVersion]) -> Judgement:
+    def judge(
+        self, incumbent: ModelVersion | None, candidates: Sequence[ModelVersion], *, gives_up: bool = False
+    ) -> Judgement:
         numbers = tuple(candidate.version for candidate in candidates)
         self.asked.append((incumbent.version if incumbent else 0, numbers))
         best = max(numbers, key=lambda number: self.scores.get(number, 0.0))

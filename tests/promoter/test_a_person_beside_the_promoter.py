@@ -96,7 +96,7 @@ def test_a_move_while_the_judge_thinks_is_not_overwritten(settled: Any) -> None:
     settled.publish(score=100)
     think = settled.table.judge
 
-    def judge(*arguments: Any) -> Any:
+    def judge(*arguments: Any, **given: Any) -> Any:
         settled.person_moves(1)
         return think(*arguments)
 
@@ -153,7 +153,7 @@ def test_a_hold_that_comes_while_the_judge_thinks_is_respected(settled: Any, tag
     settled.publish(score=100)
     judge = settled.table.judge
 
-    def think(*arguments: Any) -> Any:
+    def think(*arguments: Any, **given: Any) -> Any:
         settled.registry.set_model_tag(NAME, tag, "stop")
         return judge(*arguments)
 

@@ -174,6 +174,18 @@ def test_without_a_ledger_nothing_is_concluded_about_people(settled: Any) -> Non
     assert settled.kinds() == ["adopt 2", "promote 3"]
 
 
+def test_a_persons_first_choice_is_held_also_where_it_was_seen_and_could_not_compete(world: Any) -> None:
+    world.publish()
+    world.registry._models[NAME].versions[1].tags.pop(contract.TAG_MANIFEST)  # another tool made it
+    world.promoter.reconcile()
+    world.person_moves(1)
+    world.publish(score=100)
+    world.promoter.reconcile()
+
+    assert (world.production, world.kinds()) == (1, ["manual 1"])
+    assert "moved outside of Relay" in str(hold_of(world))
+
+
 def test_a_version_that_a_person_put_there_before_the_first_pass_is_held(world: Any) -> None:
     world.publish()
     world.person_moves(1)
@@ -247,12 +259,14 @@ def test_a_server_is_forgotten_by_a_person_or_after_days_of_silence(settled: Any
     beat("new", 1)
     settled.registry.set_model_tag(NAME, contract.server_tag("odd"), "what is this?")
     settled.registry.set_version_tag(NAME, 2, contract.refused_tag("new"), "no room")
+    settled.registry.set_version_tag(NAME, 1, contract.refused_tag("old"), "no room")
     by_itself = second_chances.forget_gone(settled.hands, after=timedelta(days=7), now=now)
     second_chances.forget(settled.hands, "new", why="sold", now=now)
     left = [key for key in settled.registry.model_tags(NAME) if key.startswith(contract.TAG_SERVER_PREFIX)]
 
     assert (by_itself, left) == (["old"], [contract.server_tag("odd")])
     assert contract.refused_tag("new") not in settled.tags(2)
+    assert contract.refused_tag("old") not in settled.tags(1)  # of a server that nobody knows it would count
     told = [ledger.from_run(record) for record in settled.registry.records if record.params["kind"] == "forget"]
     assert [(one.by == ledger.PROMOTER, one.because[:12]) for one in told] == [
         (True, "server old: "),

@@ -29,7 +29,7 @@ class Judged:
         self.kind = kind
         self.incumbents: list[int] = []
 
-    def judge(self, incumbent: Any, candidates: Sequence[ModelVersion]) -> Judgement:
+    def judge(self, incumbent: Any, candidates: Sequence[ModelVersion], *, gives_up: bool = False) -> Judgement:
         self.incumbents.append(incumbent.version if incumbent else 0)
         stories = {one.version: ("**Not promoted**: worse.", "worse") for one in candidates}
         return Judgement(kind=self.kind, because="worse", stories=stories, numbers={"difference": -0.1})

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import os
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,11 +23,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pipeline.evaluation.results import Evaluation, ItemScore
-from pipeline.promotion import ledger, moves
+from pipeline.promotion import ledger, moves, second_chances
 from pipeline.promotion.acting import Hands
 from pipeline.promotion.judging import ItemJudge
 from pipeline.promotion.policy import Policy
 from pipeline.promotion.reconciling import Promoter
+from pipeline.promotion.standing import is_judged
 from pipeline.promotion.trying import MAX_FAULTS
 from registry_hooks import contract
 from registry_hooks.errors import EvaluationError, RelayError, UserError
@@ -121,15 +123,15 @@ class Bench:
 class History(RuleBasedStateMachine):
     """One registered model and all who touch it."""
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(begins_diverged=st.booleans())
+    def begin(self, begins_diverged: bool) -> None:
         self.registry = Registry()
         self.bench = Bench(self.registry)
         self.persons: tuple[int | None] | None = None
         self.num_published = self.num_moves_by_hand = 0
         self.time, self.skew = datetime(2026, 1, 1, tzinfo=UTC), timedelta(0)
         self._start_promoter()
-        self._publish(0, None)
+        self._publish(0, None, diverged=begins_diverged)
         self._pass()
 
     def _start_promoter(self) -> None:
@@ -140,12 +142,12 @@ class History(RuleBasedStateMachine):
         """Time stands still within a step, and the clock of whoever asks may be ahead of, or behind, the true time."""
         return self.time + self.skew
 
-    def _publish(self, score: int, twin_of: int | None) -> None:
+    def _publish(self, score: int, twin_of: int | None, *, diverged: bool = False) -> None:
         self.num_published += 1
         digest = f"{twin_of or self.num_published:064x}"
         tags = {contract.TAG_MANIFEST: digest}
         version = self.registry.add_version(
-            NAME, artifact_uri="s3://b/x", tags=tags, metrics={"eval_loss": 6.0 - score}
+            NAME, artifact_uri="s3://b/x", tags=tags, metrics={"eval_loss": math.nan if diverged else 6.0 - score}
         )
         self.bench.scores[version.version] = score
 
@@ -180,9 +182,9 @@ class History(RuleBasedStateMachine):
     def _numbers(self) -> list[tuple[int | None, str | None]]:
         return [(number, version.digest) for number, version in self.registry._models[NAME].versions.items()]
 
-    @rule(score=st.integers(0, 5))
-    def a_checkpoint_is_published(self, score: int) -> None:
-        self._publish(score, None)
+    @rule(score=st.integers(0, 5), diverged=st.booleans())
+    def a_checkpoint_is_published(self, score: int, diverged: bool) -> None:
+        self._publish(score, None, diverged=diverged)
 
     @rule(data=st.data(), score=st.integers(0, 5))
     def the_same_files_are_published_again(self, data: Any, score: int) -> None:
@@ -304,6 +306,23 @@ class History(RuleBasedStateMachine):
     def a_person_quarantines_a_version(self, data: Any) -> None:
         moves.quarantine(self.hands, data.draw(st.sampled_from(self.versions)), why="?", now=self._now())
 
+    @rule(data=st.data())
+    @precondition(lambda self: not self.registry.down)
+    def a_person_takes_a_verdict_back(self, data: Any) -> None:
+        number = data.draw(st.sampled_from(self.versions))
+        with contextlib.suppress(UserError):
+            second_chances.rejudge(self.hands, [number], why="?", now=self._now())
+        with contextlib.suppress(UserError):
+            second_chances.unquarantine(self.hands, number, why="?", now=self._now())
+
+    @rule(server=st.sampled_from(["box", "gone", "other"]))
+    @precondition(lambda self: not self.registry.down)
+    def a_person_forgets_a_server(self, server: str) -> None:
+        with contextlib.suppress(UserError):
+            second_chances.forget(self.hands, server, why="?", now=self._now())
+            refused = contract.refused_tag(server)
+            assert not any(refused in one.tags for one in self.registry._models[NAME].versions.values())
+
     @rule()
     def a_server_falls_silent(self) -> None:
         """I10."""
@@ -384,6 +403,8 @@ class History(RuleBasedStateMachine):
             self.time += timedelta(hours=1)
         for number, version in self.registry._models[NAME].versions.items():
             assert contract.TAG_REASON in version.tags, f"I9: version {number} has no verdict"
+        in_production = self.promoter.look().incumbent
+        assert in_production is None or is_judged(in_production), "I9: what is in production has no verdict"
         self._check_the_end()
 
     def _check_the_end(self) -> None:

@@ -190,6 +190,30 @@ def test_what_the_incumbent_fails_as_well_rejects_nobody(bench: Bench) -> None:
     assert "so the test set may be at fault: item 7: 400" in found.because
 
 
+def test_an_incumbent_that_is_given_up_is_no_bar_for_those_that_can_be_scored(bench: Bench) -> None:
+    dies = EvaluationError("the engine ended", stage="asking", transient=True)
+    old, new, good = bench.publish(dies), bench.publish(dies, loss=1.0), bench.publish(evaluation(60), loss=5.0)
+    items = bench.of_items()
+
+    some, nobody = items.judge(old, [new, good], gives_up=True), items.judge(old, [new], gives_up=True)
+    bench.now[old.version] = evaluation(100)
+    after_all = items.judge(old, [good], gives_up=True)
+
+    assert (some.kind, some.winner) == ("promote", 3)
+    assert "version 1 is no bar, since it could not be scored: the engine ended" in some.because
+    assert (nobody.kind, nobody.unscored, nobody.rejected, nobody.is_counted) == ("error", {}, {}, True)
+    assert after_all.kind == "keep"
+
+
+def test_a_version_that_was_deleted_is_rejected_whatever_the_incumbent_fails_on(bench: Bench) -> None:
+    old, gone = (
+        bench.publish(UnknownModelError("no run", what="run")),
+        bench.publish(UnknownModelError("?", what="run")),
+    )
+
+    assert list(bench.judge(old, [gone]).rejected) == [2]
+
+
 def test_a_version_whose_run_is_gone_is_one_verdict_and_as_an_incumbent_no_bar(bench: Bench) -> None:
     old, gone, good = (bench.publish(evaluation(right)) for right in (100, 110, 150))
     bench.registry.delete_run(gone.run_id or "")
@@ -266,7 +290,7 @@ def test_without_an_incumbent_the_best_by_the_metric_is_promoted_unscored(bench:
     assert (found.kind, found.winner, list(found.stories), bench.evaluated) == ("promote", 3, [3], [])
     assert found.because == "of 5 that wait, it has the best eval_loss, 1.5"
     assert one.judge(None, versions[1:2]).because == "it has no eval_loss of its own"
-    assert one.judge(None, versions[4:]).stories[5][1] == "its eval_loss is not a finite number"
+    assert one.judge(None, versions[4:]).rejected[5] == "its eval_loss is not a finite number"
 
 
 def test_where_higher_is_better_the_highest_are_scored(bench: Bench) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.promotion import ledger, moves, reading, waiting
 from pipeline.promotion.acting import Judgement
+from pipeline.promotion.judging import promoted
 from pipeline.promotion.ledger import Entry
 from pipeline.promotion.trying import MAX_FAULTS, Trouble
 from registry_hooks import contract
@@ -159,7 +160,7 @@ def test_a_clock_that_is_ahead_changes_no_order(settled: Any) -> None:
 
 
 def unscored(counted: bool) -> Any:
-    def judge(incumbent: Any, candidates: Any) -> Judgement:
+    def judge(incumbent: Any, candidates: Any, **given: Any) -> Judgement:
         troubles = {one.version: Trouble(because="its engine died", is_counted=counted) for one in candidates}
         return Judgement(kind=ledger.ERROR, because="its engine died", unscored=troubles)
 
@@ -204,26 +205,28 @@ def test_waits_go_on_after_a_restart_and_end_with_the_first_success(settled: Any
 
 def test_an_incumbent_that_is_never_scored_is_no_bar_in_the_end(settled: Any) -> None:
     settled.publish(score=0)
-    settled.table.judge_as_ever = settled.table.judge
+    num_tries = 0
 
-    def judge(incumbent: Any, candidates: Any) -> Judgement:
-        if incumbent is None:
-            return settled.table.judge_as_ever(None, candidates)  # type: ignore[no-any-return]
+    def judge(incumbent: Any, candidates: Any, *, gives_up: bool) -> Judgement:
+        nonlocal num_tries
+        if gives_up:
+            return promoted(3, "version 2 is no bar")
+        num_tries += 1
         return Judgement(kind=ledger.ERROR, because="version 2 could not be scored", is_counted=True)
 
     settled.table.judge = judge
     for _ in range(MAX_FAULTS + 1):
         settled.promoter.reconcile()
 
-    assert settled.production == 3
-    assert "version 2, which Production names, cannot be scored" in settled.tags(3)[contract.TAG_REASON]
+    assert (settled.production, num_tries) == (3, MAX_FAULTS)
+    assert settled.tags(3)[contract.TAG_REASON] == "version 2 is no bar"
 
 
 def test_a_pass_in_which_somebody_acts_all_the_time_ends_with_an_alert(settled: Any) -> None:
     settled.publish(score=100)
     think = settled.table.judge
 
-    def judge(*arguments: Any) -> Any:
+    def judge(*arguments: Any, **given: Any) -> Any:
         settled.publish(score=100 + len(settled.table.asked))
         judgement = think(*arguments)
         settled.registry.delete_version(NAME, judgement.winner)

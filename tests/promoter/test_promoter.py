@@ -112,7 +112,7 @@ def test_a_winner_that_is_deleted_meanwhile_is_not_promoted(settled: Any) -> Non
     settled.publish(score=100)
     think = settled.table.judge
 
-    def judge(*arguments: Any) -> Any:
+    def judge(*arguments: Any, **given: Any) -> Any:
         judgement = think(*arguments)
         settled.registry.delete_version(NAME, 3)
         return judgement
@@ -201,7 +201,7 @@ def test_a_candidate_that_can_never_be_scored_is_rejected_and_the_pass_goes_on(s
     settled.publish(score=200)
     judge = settled.table.judge
 
-    def first_rejects(incumbent: Any, candidates: Any) -> Judgement:
+    def first_rejects(incumbent: Any, candidates: Any, **given: Any) -> Judgement:
         if len(candidates) == 2:
             return Judgement(kind="error", because="one of them is broken", rejected={3: "item 7: nan"}, document="{}")
         found: Judgement = judge(incumbent, candidates)
@@ -214,6 +214,18 @@ def test_a_candidate_that_can_never_be_scored_is_rejected_and_the_pass_goes_on(s
     assert settled.tags(3)[contract.TAG_STATE] == "rejected"
     assert settled.registry.get_version(NAME, 3).description == with_block("", "**Rejected**: item 7: nan.")
     assert settled.kinds()[2:] == ["error none", "promote 4"]
+
+
+def test_what_is_in_production_has_a_verdict_also_when_a_crash_came_before_it(settled: Any) -> None:
+    settled.registry.set_version_tag(NAME, 2, contract.TAG_JUDGED, None)
+    settled.registry.set_model_tag(NAME, contract.TAG_JUDGED_THROUGH, None)
+    dry = reconciling.describe(next_step(settled.promoter.look()))
+
+    outcome = settled.promoter.reconcile()
+
+    assert (dry, outcome.done) == ("write the verdict on version 2 down: 2 is better", ["2 is better"])
+    assert settled.tags(2)[contract.TAG_JUDGED] == settled.promoter.look().last_move.run_id
+    assert settled.registry.model_tags(NAME)[contract.TAG_JUDGED_THROUGH] == "2"
 
 
 def test_a_promotion_that_a_crash_cut_after_the_alias_was_set_is_adopted_with_its_verdict(settled: Any) -> None:
