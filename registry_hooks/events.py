@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
+from typing import Any, TextIO, cast
 
 import structlog
 
 
+class _Unfailing:
+    """A stream whose failures hurt nobody: a log on a disk that is full must not end what it tells of."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def configure(level: str = "INFO") -> None:
-    """Send events to stderr: for people on a terminal, as JSON lines elsewhere."""
+    """Send events to stderr: for people on a terminal, as JSON lines elsewhere.
+
+    The process's own stderr no longer raises when it cannot be written, for whoever writes to it.
+    """
+    if sys.stderr is sys.__stderr__ and sys.stderr is not None:
+        sys.stderr = cast("TextIO", _Unfailing(sys.stderr))
     on_terminal = sys.stderr.isatty()
     renderer = structlog.dev.ConsoleRenderer() if on_terminal else structlog.processors.JSONRenderer()
     structlog.configure(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, cast
 
+from registry_hooks import events
 from registry_hooks.errors import EngineStartError
 from server.engine_spec import EngineEvent, EngineSpec
 
@@ -34,7 +35,6 @@ class EngineChild:
     """
 
     def __init__(self, log_path: Path, *, stop_grace_s: float, command: Sequence[str] = ENGINE) -> None:
-        log_path.parent.mkdir(parents=True, exist_ok=True)
         self.log_path = log_path
         self.command = command
         self._stop_grace_s = stop_grace_s
@@ -43,7 +43,7 @@ class EngineChild:
         self._reaping = threading.Lock()
         self._on_exit: Callable[[], None] | None = None
         environ = {key: value for key, value in os.environ.items() if not key.startswith(_WITHHELD)}
-        with log_path.open("wb") as log:
+        with _log(log_path) as log:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
@@ -148,3 +148,13 @@ class EngineChild:
         self._events.put(None)
         if self._on_exit is not None:
             self._on_exit()
+
+
+def _log(path: Path) -> IO[bytes]:
+    """Where an engine writes; nowhere when its log cannot be made: that is no reason not to start it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("wb")
+    except OSError as error:
+        events.logger().warning("engine.not_logged", path=str(path), because=repr(error))
+        return open(os.devnull, "wb")
