@@ -66,7 +66,7 @@ def find(source: VersionSource, name: str, text: str) -> ModelVersion:
 def score_table(evaluation: Evaluation, title: str) -> Table:
     """Overall and each slice."""
     table = Table("slice", "items", "score", "exact match", "accuracy", "loss", title=title, title_justify="left")
-    _add(table, "all", evaluation.overall)
+    _add(table, "(all items)", evaluation.overall)  # `all` is the slice of those that name none
     slices = evaluation.slices
     for name, summary in slices.items() if len(slices) > 1 else ():
         _add(table, escape(name), summary)

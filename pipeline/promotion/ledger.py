@@ -39,7 +39,8 @@ class Entry:
         numbers: What was measured, shown as the run's metrics: `NAME`, or `NAME/VERSION`, whose step is the version.
         at: When it was begun.
         ended_at: When it was committed, the alias moved.
-        is_open: Whether it is an intent that was not committed.
+        is_open: Whether it is an intent that was not committed. Only moves are announced; all else is written down
+            when it is done, and is no intent while the few calls of writing it are on their way.
         is_void: Whether it was an intent that came to nothing.
     """
 
@@ -93,8 +94,9 @@ def to_run(name: str, entry: Entry) -> RunRecord:
 
 def from_run(record: RunRecord) -> Entry:
     """The entry that a run tells of; what a person wrote there by hand is read as well as it can be."""
+    kind = record.params.get(PARAM_KIND, "unknown")
     return Entry(
-        kind=record.params.get(PARAM_KIND, "unknown"),
+        kind=kind,
         because=record.tags.get(contract.TAG_BECAUSE, ""),
         alias=record.params.get(PARAM_ALIAS, contract.ALIAS_PRODUCTION),
         target=contract.whole_number(record.params.get(PARAM_TARGET)),
@@ -105,7 +107,7 @@ def from_run(record: RunRecord) -> Entry:
         at=record.started_at,
         ended_at=record.ended_at,
         run_id=record.run_id,
-        is_open=record.is_open,
+        is_open=record.is_open and kind in MOVES,
         is_void=record.failed,
     )
 

@@ -62,7 +62,7 @@ class Logbook:
     def open_intent(self) -> Entry | None:
         """A move that was begun and neither committed nor given up; the oldest when there are several."""
         runs = self.log.find_runs(self.experiment, limit=_NUM_OPEN, params={}, status="RUNNING")
-        ours = [entry for entry in map(ledger.from_run, runs) if entry.alias == self.alias]
+        ours = [entry for entry in map(ledger.from_run, runs) if entry.is_open and entry.alias == self.alias]
         return ours[-1] if ours else None
 
     def about(self, number: int, limit: int) -> list[Entry]:

@@ -110,8 +110,9 @@ def _move(hands: Hands, seen: Standing, entry: Entry, *, keep_last_good: bool = 
     key = contract.hold_tag(hands.alias)
     before = hands.registry.model_tags(hands.name).get(key)
     mark = read_mark(before)
-    if mark is None or mark.was_noted:  # a hold that somebody set on purpose says why already, and stays
-        _set_tag(hands, key, entry, why=f"{entry.kind} {entry.target}: {entry.because}")
+    # A hold that somebody set on purpose says why already, and stays; that of the last move tells of another version.
+    if mark is None or mark.was_noted or (seen.last_move is not None and mark.why == _why_held(seen.last_move)):
+        _set_tag(hands, key, entry, why=_why_held(entry))
     leaves = f"the promoter leaves it there until `relay release` (held: {_held(hands)})"
     if entry.target == seen.production:
         hands.logbook.write(replace(entry, previous=seen.production))
@@ -143,6 +144,10 @@ def _may_serve(hands: Hands, seen: Standing, number: int) -> bool:
     except UnknownModelError:
         return False
     return True
+
+
+def _why_held(move: Entry) -> str:
+    return f"{move.kind} {move.target}: {move.because}"
 
 
 def _held(hands: Hands) -> str:

@@ -176,3 +176,17 @@ def test_thousands_of_decisions_without_a_move_do_not_look_like_a_persons_move(s
     assert outcome.resting == "nothing new"
     assert max(asked) <= 20
     assert contract.TAG_HOLD not in settled.registry.model_tags(NAME)
+
+
+@pytest.mark.parametrize("kind", [ledger.FREEZE, ledger.QUARANTINE, ledger.RELEASE, ledger.FORGET])
+def test_what_a_person_is_just_writing_down_is_no_intent_that_a_crash_left(settled: Any, kind: str) -> None:
+    """A finished run takes MLflow several calls, and a pass may look between them."""
+    half_written = Entry(kind=kind, because="a person's wish", target=settled.production, by="me@here", at=settled.now())
+    settled.hands.logbook.open(half_written)
+    story = settled.registry.get_version(NAME, settled.production).description
+
+    settled.promoter.reconcile()
+
+    newest = settled.hands.logbook.newest(1)[0]
+    assert (newest.kind, newest.because, newest.is_open) == (kind, "a person's wish", False)
+    assert settled.registry.get_version(NAME, settled.production).description == story

@@ -46,7 +46,7 @@ def test_rolling_back_twice_is_two_steps_back_and_holds(four: Any) -> None:
     four.promoter.reconcile()
 
     assert steps == [3, 2, 1]
-    assert (four.production, hold_of(four)) == (1, "rollback 3: bad")
+    assert (four.production, hold_of(four)) == (1, "rollback 1: bad")
     with pytest.raises(UserError, match="no earlier version"):
         back(four)
 
