@@ -11,6 +11,7 @@ from rich.table import Table
 
 from pipeline.doctor.examining import examine
 from pipeline.doctor.finding import Finding, Role
+from pipeline.terminal import terminal
 from registry_hooks.settings import Settings
 
 _COLOURS = {"ok": "green", "warning": "yellow", "failed": "red"}
@@ -26,7 +27,7 @@ def run(*, settings: Settings, role: Role = "both", as_json: bool = False, conso
     Returns:
         Exit code: 1 when a check failed, else 0; warnings do not count.
     """
-    console = console or Console()
+    console = console or terminal()
     findings = examine(settings, role=role)
     is_healthy = all(finding.verdict != "failed" for finding in findings)
     if as_json:

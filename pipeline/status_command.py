@@ -17,6 +17,7 @@ from rich.markup import escape
 
 from pipeline.connecting import connected
 from pipeline.status import Overview, overview, rendered, show
+from pipeline.terminal import terminal
 from pipeline.what_is_wrong import EXIT_CODE, what_is_wrong
 from registry_hooks.errors import RelayError
 from registry_hooks.ports import ModelOverview
@@ -63,7 +64,7 @@ def print_status(
     pending_dir: Path | None = None,
 ) -> int:
     """The same for a registry that is at hand."""
-    console = Console()
+    console = terminal()
 
     def look() -> Overview:
         return overview(registry, settings, now=datetime.now(UTC), pending_dir=pending_dir)

@@ -7,6 +7,7 @@ import logging
 import sys
 from typing import Any, TextIO, cast
 
+import stamina.instrumentation
 import structlog
 
 
@@ -50,6 +51,13 @@ def configure(level: str = "INFO") -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+    stamina.instrumentation.set_on_retry_hooks((_retried,))
+
+
+def _retried(details: stamina.instrumentation.RetryDetails) -> None:
+    """Said in our words: stamina's own event shows how it was called, and to people that looks like a crash."""
+    reason, wait_s = str(details.caused_by), round(details.wait_for, 1)
+    logger().warning("call.failed", reason=reason, num_tries=details.retry_num, again_in_s=wait_s)
 
 
 def logger() -> structlog.typing.FilteringBoundLogger:

@@ -104,10 +104,11 @@ def load(
     if path is None and default.is_file():
         path = default
     values = _read_yaml(path) if path else {}
+    in_file = frozenset(values)
     origin = {section: str(path) for section in values}
     for section, key, value in _from_environment(environ):
         values.setdefault(section, {})[key] = value
-        origin[section] = f"{origin[section]} and the environment" if section in origin else "the environment"
+        origin[section] = f"{path} and the environment" if section in in_file else "the environment"
     for section, keys in (overrides or {}).items():
         for key, value in keys.items():
             if value is not None:

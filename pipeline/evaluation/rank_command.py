@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -14,6 +13,7 @@ from pipeline.evaluation import ranking
 from pipeline.evaluation.ranking import Ranking, Row
 from pipeline.evaluation.results import Evaluation
 from pipeline.evaluation.score_record import read_entry
+from pipeline.terminal import terminal
 from registry_hooks.mlflow_scores import MlflowScores
 from registry_hooks.ports import ModelOverview, ObjectReader, ScoreBook
 from registry_hooks.records import ScoreEntry
@@ -21,7 +21,6 @@ from registry_hooks.s3_store import S3Store
 from registry_hooks.settings import Settings
 
 MAX_VERSIONS = 100
-_FILE_WIDTH = 240
 
 
 def run(*, settings: Settings) -> int:
@@ -37,8 +36,7 @@ def run(*, settings: Settings) -> int:
             book=MlflowScores(registry),
             reader=S3Store(settings.store, settings.s3_endpoint_url),
         )
-    # Where nobody looks at a terminal, a table may be as wide as it needs.
-    show(found, Console(highlight=False, width=None if sys.stdout.isatty() else _FILE_WIDTH), test_set=names)
+    show(found, terminal(), test_set=names)
     return 0
 
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.markdown import Markdown
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.promotion import waiting
 from pipeline.promotion.acting import Hands
 from pipeline.promotion.ledger import Entry
 from pipeline.promotion.refusing import declined, refusals
 from pipeline.promotion.standing import is_judged
+from pipeline.terminal import terminal
 from registry_hooks import contract
 
+_LINK = re.compile(r"\[([^\]]+)\]\((https?://[^\s)]+)\)")
 # Entries of a version that `why` tells.
 _NUM_TOLD = 5
 
@@ -56,7 +60,8 @@ def why(hands: Hands, number: int) -> RenderableType:
     named = f", {', '.join(aliases)}" if aliases else ""
     parts: list[RenderableType] = [f"[bold]{escape(version.label)}[/bold], step {step}, {state}{named}"]
     if version.description:
-        parts.append(Markdown(version.description, hyperlinks=False))  # a link that is only a word cannot be copied
+        parts.append(Markdown(version.description))
+        parts += _links(version.description)  # one that is only a word, or broken in two, cannot be copied
     elif reason := version.tags.get(contract.TAG_REASON):
         parts.append(escape(reason))
     if not is_judged(version) and hands.alias not in aliases:
@@ -66,6 +71,10 @@ def why(hands: Hands, number: int) -> RenderableType:
     told = hands.logbook.about(number, _NUM_TOLD)
     parts += [f"{entry.at:%Y-%m-%d %H:%M} {entry.kind}: {escape(entry.because)}" for entry in told if entry.at]
     return Group(*parts)
+
+
+def _links(markdown: str) -> list[RenderableType]:
+    return [Text(f"{word}: {url}", no_wrap=True, overflow="ignore") for word, url in _LINK.findall(markdown)]
 
 
 def _facts(hands: Hands) -> waiting.Facts:
@@ -119,7 +128,7 @@ def _document(entry: Entry) -> dict[str, object]:
 
 def show(what: RenderableType) -> None:
     """Print it."""
-    Console(highlight=False).print(what)
+    terminal().print(what, crop=False)  # a link is longer than a terminal is wide
 
 
 def _shown(number: int | None) -> str:

@@ -116,3 +116,17 @@ def test_the_inference_box_is_refused_without_a_key() -> None:
 
 if __name__ == "__main__":
     sys.stdout.write(page())
+
+
+def test_a_wrong_variable_among_several_is_told_once_from_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    several = {"RELAY_SERVE__PORT": "8766", "RELAY_SERVE__PRT": "1", "RELAY_SERVE__HOST": "127.0.0.1"}
+    file = tmp_path / "relay.yaml"
+    file.write_text("serve: {port: 8765}")
+
+    with pytest.raises(SettingsError, match=r"serve\.prt \(the environment\): unknown key"):
+        settings.load(environ=several)
+    with pytest.raises(SettingsError, match=r"relay\.yaml and the environment\): unknown key"):
+        settings.load(file, several)

@@ -181,7 +181,9 @@ def test_thousands_of_decisions_without_a_move_do_not_look_like_a_persons_move(s
 @pytest.mark.parametrize("kind", [ledger.FREEZE, ledger.QUARANTINE, ledger.RELEASE, ledger.FORGET])
 def test_what_a_person_is_just_writing_down_is_no_intent_that_a_crash_left(settled: Any, kind: str) -> None:
     """A finished run takes MLflow several calls, and a pass may look between them."""
-    half_written = Entry(kind=kind, because="a person's wish", target=settled.production, by="me@here", at=settled.now())
+    half_written = Entry(
+        kind=kind, because="a person's wish", target=settled.production, by="me@here", at=settled.now()
+    )
     settled.hands.logbook.open(half_written)
     story = settled.registry.get_version(NAME, settled.production).description
 
