@@ -29,6 +29,7 @@ TERMINAL_ROOMS = (
     "pipeline/stack/*.py",
     "pipeline/promotion/commands.py",
     "pipeline/promotion/reading.py",
+    "pipeline/terminal.py",
 )
 # The statistics of a decision, and the scores that go into it.
 NUMERIC_ROOMS = tuple(f"pipeline/promotion/{room}.py" for room in ("statistics", "scores", "comparing", "judging"))
