@@ -100,9 +100,10 @@ class ItemJudge:
         unscored = {version: one for version, one in found.troubles.items() if version != incumbent.version}
         if not scored:
             because = _nobody(found, incumbent, chosen)
-            if given_up is not None:  # this machine may be at fault: nobody is nearer to being rejected
-                return _later(Trouble(because=because, is_counted=True))
-            return Judgement(kind=ledger.ERROR, because=because, rejected=rejected, unscored=unscored)
+            if given_up is None:
+                return Judgement(kind=ledger.ERROR, because=because, rejected=rejected, unscored=unscored)
+            # This machine may be at fault: nobody is nearer to being rejected, but for those that are gone.
+            return Judgement(kind=ledger.ERROR, because=because, rejected=rejected, is_counted=True)
         if incumbent.version not in found.scored:
             judgement = self._without_a_bar(found, incumbent, scored)
         else:

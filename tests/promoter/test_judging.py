@@ -212,6 +212,8 @@ def test_a_version_that_was_deleted_is_rejected_whatever_the_incumbent_fails_on(
     )
 
     assert list(bench.judge(old, [gone]).rejected) == [2]
+    bench.now[old.version] = EvaluationError("the engine ended", stage="asking", transient=True)
+    assert list(bench.of_items().judge(old, [gone], gives_up=True).rejected) == [2]
 
 
 def test_a_version_whose_run_is_gone_is_one_verdict_and_as_an_incumbent_no_bar(bench: Bench) -> None:
