@@ -20,6 +20,7 @@ CHUNK_BYTES = 16 * 1024 * 1024
 # What every file system that we know takes, below the folder of any cache.
 MAX_NAME_BYTES = 255
 MAX_PATH_BYTES = 1024
+MAX_FILES = 10_000
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024  # 1 TB of weights needs about 5 MB of manifest
 
 
@@ -101,7 +102,9 @@ def parse(data: bytes, *, expected_digest: str | None = None) -> Manifest:
 
 
 def _check_paths(paths: Sequence[str]) -> None:
-    """Refuse files that cannot lie in one folder on every disk."""
+    """Refuse files that cannot lie in one folder on every disk, and more of them than any checkpoint has."""
+    if len(paths) > MAX_FILES:
+        raise ManifestError(f"manifest names {len(paths)} files, more than {MAX_FILES}: nothing was loaded")
     if not paths or len(set(paths)) != len(paths):
         raise ManifestError("manifest names no file, or one file twice: publish the checkpoint again")
     folders = {str(parent) for path in paths for parent in PurePosixPath(path).parents}

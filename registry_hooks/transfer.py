@@ -60,6 +60,9 @@ class Limits:
             )
 
 
+MAX_OPEN_FILES = 64
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
     """A file to fetch.
@@ -132,7 +135,7 @@ class Transfer:
         self._buffers = threading.local()
 
     def run(self, files: Sequence[Wanted]) -> Moved:
-        """Fetch all files and make them blobs.
+        """Fetch all files and make them blobs, `MAX_OPEN_FILES` at a time: a manifest may name more than may be open.
 
         Raises:
             CorruptFileError: A file's bytes are wrong in the store; nothing of it is kept.
@@ -142,6 +145,14 @@ class Transfer:
             ObjectChangedError: An object that nobody described was written anew meanwhile.
             OSError: The disk is full, or broken; what has arrived is removed.
         """
+        done = [self._run(files[at : at + MAX_OPEN_FILES]) for at in range(0, len(files), MAX_OPEN_FILES)]
+        return Moved(
+            num_bytes=sum(part.num_bytes for part in done),
+            entries=tuple(entry for part in done for entry in part.entries),
+            filled_at=done[-1].filled_at if done else time.monotonic(),
+        )
+
+    def _run(self, files: Sequence[Wanted]) -> Moved:
         arriving: list[_Arriving] = []
         try:
             for what in files:
