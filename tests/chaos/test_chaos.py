@@ -17,10 +17,11 @@ ROOT = HERE.parents[1]
 
 
 @pytest.mark.integration
+@pytest.mark.timeout(420)
 def test_swaps_hangs_kills_and_restarts_fail_no_request() -> None:
-    command = [sys.executable, str(HERE / "chaos.py"), "--swaps", "8", "--hits", "2", "--restarts", "1"]
+    command = [sys.executable, str(HERE / "chaos.py"), "--swaps", "4", "--hits", "2", "--restarts", "1"]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=175, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=400, check=False)
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "nothing failed, nothing was left behind" in done.stdout

@@ -165,6 +165,7 @@ def stream_body() -> dict[str, Any]:
 def test_a_program_that_dies_is_started_again_and_leaves_nothing_behind(
     start_gateway: Any, served_model: str, person: Any
 ) -> None:
+    person.set_registered_model_alias(served_model, "Production", 1)
     gateway = start_gateway(served_model, RELAY_ENGINE__COMMAND=SMALL)
     info = gateway.wait_for_version(1)
     before = programs_of(gateway)
@@ -174,7 +175,7 @@ def test_a_program_that_dies_is_started_again_and_leaves_nothing_behind(
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and gateway.info().get("engine_pid") in (info["engine_pid"], None):
         time.sleep(0.1)
-    answer = gateway.chat()
+    answer = gateway.chat(temperature=1)  # the program takes what is greedy for a golden question
     after = programs_of(gateway)
     gateway.process.kill()
 

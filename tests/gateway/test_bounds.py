@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
+import httpx
 import pytest
 
 from server.gateway import bounds
 from server.gateway.bounds import SPARE_CONNECTIONS, BoundedHttp, Crowd, most_connections
-from tests.gateway.front import Front, a_front, answering, with_length
+from tests.gateway.front import CHAT, Front, a_front, answering, with_length
 
 HEAD = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\n"
 
@@ -197,6 +198,8 @@ def test_health_answers_when_silent_connections_hold_every_place(monkeypatch: py
     with a_front(answering(with_length(b"{}"))) as front, contextlib.ExitStack() as open_ones:
         for _ in range(200):
             open_ones.enter_context(socket.create_connection(("127.0.0.1", front.port)))
-        answers = front.client.get("/health"), front.chat()
+        # New connections: one that waits unused may be the next to go.
+        with httpx.Client(base_url=front.client.base_url, timeout=20, trust_env=False) as client:
+            answers = client.get("/health"), client.post("/v1/chat/completions", json=CHAT)
 
     assert [answer.status_code for answer in answers] == [200, 200]
