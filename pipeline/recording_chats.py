@@ -30,26 +30,31 @@ def record_chats(
         texts: Empty for a general one.
 
     Returns:
-        The chats; or none of them, and why: there is no chat template, or the model is too short for a chat.
+        The chats, without those that are too long for the model; and, where there are none, why: there is no chat
+        template, it refuses the general chat, or the model is too short for a chat.
 
     Raises:
-        NotACheckpointError: The template fails on a chat.
+        NotACheckpointError: The template fails on a chat, or refuses one of `texts`.
         EngineError: The engine ended, hung, or answered something else.
     """
     is_dated = _is_dated(folder)
-    try:
-        chats = tuple(_record(client, text, model=model, is_dated=is_dated) for text in texts or DEFAULT_CHATS)
-    except EngineRefusedError as error:
-        if error.code == probe_chat.NO_TEMPLATE:
-            return (), "the tokenizer has no chat template"
-        if error.code == probe.TOO_LONG:
-            return (), "a chat is longer than the model's longest text"
-        raise NotACheckpointError(
-            f"nobody could chat with this checkpoint: {error}; no version was made. Mend its chat template, or remove "
-            "it (chat_template.jinja, or chat_template in tokenizer_config.json) to publish the model for completions "
-            "only; for a template that takes certain messages alone, name one in publish.golden_chats"
-        ) from error
-    return chats, ""
+    chats: list[GoldenChat] = []
+    for text in texts or DEFAULT_CHATS:
+        try:
+            chats.append(_record(client, text, model=model, is_dated=is_dated))
+        except EngineRefusedError as error:
+            if error.code == probe_chat.NO_TEMPLATE:
+                return (), "the tokenizer has no chat template"
+            if error.code == probe_chat.REFUSED and not texts:
+                return (), f"the chat template does not take a lone message of a user ({error})"
+            if error.code != probe.TOO_LONG:
+                raise NotACheckpointError(
+                    f"nobody could chat with this checkpoint: {error}; no version was made. Mend its chat template, or "
+                    "remove it (chat_template.jinja, or chat_template in tokenizer_config.json) to publish the model "
+                    "for completions only; for a template that takes certain messages alone, name one in "
+                    "publish.golden_chats"
+                ) from error
+    return tuple(chats), "" if chats else "a chat is longer than the model's longest text"
 
 
 def _record(client: httpx.Client, text: str, *, model: str, is_dated: bool) -> GoldenChat:

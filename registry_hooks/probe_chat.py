@@ -10,7 +10,8 @@ from registry_hooks import probe
 from registry_hooks.errors import EngineError, EngineGoneError
 from registry_hooks.golden_chat import STOP, GoldenChat, GreedyToken
 
-NO_TEMPLATE = "no_chat_template"
+# The template is there and works, and says that it does not take such messages.
+NO_TEMPLATE, REFUSED = "no_chat_template", "refused_by_template"
 # Long enough for the end of a short answer, which is what is looked for; each token costs a pass over all weights.
 MAX_ANSWER_TOKENS = 32
 _A_CHAT = "a golden chat"

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from jinja2 import TemplateError
+
 from server.engine.api_errors import InvalidRequestError
 
 # Templates take milliseconds. One that loops shares the interpreter with everybody's streams for so long.
@@ -19,7 +21,7 @@ def render(tokenizer: Any, turns: list[dict[str, str]], variables: dict[str, Any
     """The text of a chat; `variables` are what the client has for the template, `opens` makes it ready for an answer.
 
     Raises:
-        InvalidRequestError: There is no template, it refuses the turns, takes too long, or a variable is none.
+        InvalidRequestError: There is no template, it refuses the turns, fails, takes too long, or a variable is none.
     """
     if not tokenizer.chat_template:
         raise InvalidRequestError(
@@ -42,8 +44,10 @@ def render(tokenizer: Any, turns: list[dict[str, str]], variables: dict[str, Any
             f"the model's chat template did not end within {MAX_RENDER_S} s on these messages", param="messages"
         ) from error
     except Exception as error:  # a template may raise anything
+        # By `raise_exception` a template says no, by a plain TemplateError; all else is a fault of its own.
+        code = "refused_by_template" if type(error) is TemplateError else None
         raise InvalidRequestError(
-            f"the model's chat template refuses these messages: {error}", param="messages"
+            f"the model's chat template refuses these messages: {error}", param="messages", code=code
         ) from error
 
 

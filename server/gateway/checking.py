@@ -27,6 +27,8 @@ CHECK_S = 600.0
 _UNATTESTED_PROMPT = "The quick brown fox jumps over the lazy dog."
 _WARM_UP_TOKENS = 4
 _WARM_UP_CHAT = (("user", "Hello"),)
+# Why a good version may not answer a chat that we made up: a template may, for one, want a system prompt.
+_NO_FAULTS = (probe_chat.NO_TEMPLATE, probe_chat.REFUSED, probe.TOO_LONG)
 
 
 def check_golden(
@@ -119,7 +121,7 @@ def warm_up(engine: Engine, recorded: GoldenSet | None = None) -> None:
             try:
                 probe.ask(client, "/v1/chat/completions", body | {"messages": said}, what="the warm-up")
             except EngineRefusedError as error:
-                if not engine.spec.command and error.code not in (probe_chat.NO_TEMPLATE, probe.TOO_LONG):
+                if not engine.spec.command and error.code not in _NO_FAULTS:
                     raise GoldenMismatchError(f"nobody could chat with it: {error}") from error
                 probe.ask(client, "/v1/completions", body | {"prompt": "Hello"}, what="the warm-up")  # a base model
     except EngineGoneError as error:

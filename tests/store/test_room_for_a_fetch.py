@@ -14,7 +14,7 @@ import pytest
 
 from registry_hooks import last_good
 from registry_hooks.blobs import RESERVE_BYTES, Bound
-from registry_hooks.errors import StoreError
+from registry_hooks.errors import CacheError, StoreError
 from registry_hooks.last_good import LastGood
 
 KIB = 1024
@@ -74,6 +74,16 @@ def test_files_that_the_new_version_shares_with_an_old_one_stay(shop: Any, disk:
 
     assert new.downloaded_bytes == 100 * KIB
     assert (new.directory / "model.safetensors").read_bytes() == files["model/model.safetensors"]
+
+
+def test_what_can_never_fit_evicts_nothing(shop: Any, disk: Callable[[int], None]) -> None:
+    cache = shop.cache
+    kept, old = (shop.fetch(shop.publish(shop.files(100 * KIB)), cache=cache) for _ in range(2))
+    disk(250 * KIB - RESERVE_BYTES)
+
+    with pytest.raises(CacheError, match="nothing was removed"):
+        shop.fetch(shop.publish(shop.files(200 * KIB)), cache=cache, bound=Bound(max_bytes=1, keep={kept.digest}))
+    assert shop.complete == sorted([kept.digest, old.digest])
 
 
 def test_a_disk_that_is_full_after_all_is_tried_once_more_with_more_room(
