@@ -23,7 +23,7 @@ from pathlib import Path
 
 from registry_hooks import attesting, contract, file_lock, manifest
 from registry_hooks.durable import sync_folder, write_atomically
-from registry_hooks.errors import ManifestError
+from registry_hooks.errors import CacheError, ManifestError
 from registry_hooks.manifest import FileEntry, Manifest
 
 MARKER = "COMPLETE"
@@ -172,7 +172,7 @@ class BlobCache:
 
     def size_bytes(self) -> int:
         """Bytes of all files, whole and arriving; each is counted once."""
-        return sum(path.stat().st_size for folder in (self._blobs, self._partial) for path in folder.iterdir())
+        return sum(path.stat().st_size for path in self._files())
 
     def evict(self, bound: Bound) -> int:
         """Remove what was not used for longest until the bound is kept; bytes that were removed.
@@ -197,11 +197,29 @@ class BlobCache:
             num_bytes: That are to come.
             names: Blobs that the fetch is for: those that are here stay.
             again: The disk was full although there seemed to be place: remove as much as is to come.
+
+        Raises:
+            CacheError: The disk has no place for them even without all that may go; nothing was removed.
         """
         with file_lock.exclusive(self._short_lock):
             used, free = self.size_bytes(), shutil.disk_usage(self.root).free
+            most_free = free + used - self._staying_bytes(bound.keep, names)
+            if num_bytes > most_free:
+                raise CacheError(
+                    f"{num_bytes} bytes are to come, and the disk of {self.root} has place for {most_free} at most, "
+                    "with all removed that may go: nothing was removed or fetched; take a larger disk for "
+                    "serve.cache_dir, or publish a smaller version"
+                )
             most = min(bound.max_bytes, used + free - RESERVE_BYTES) - num_bytes
             return self._evict(min(most, used - num_bytes) if again else most, bound.keep, names)
+
+    def _staying_bytes(self, keep: Set[str], names: Set[str]) -> int:
+        """Bytes of the files that no eviction removes: those of `keep`, and the blobs and partial files of `names`."""
+        kept = {blob_name(entry) for digest in keep for entry in _files_of(self._checkpoints / digest)} | names
+        return sum(path.stat().st_size for path in self._files() if path.name in kept)
+
+    def _files(self) -> list[Path]:
+        return [path for folder in (self._blobs, self._partial) for path in folder.iterdir()]
 
     def _evict(self, max_bytes: int, keep: Set[str], spared: Set[str] | None) -> int:
         """Remove down to `max_bytes`, but no blob of `spared`; None for no blob at all, since a fetch may use any."""

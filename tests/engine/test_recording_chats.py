@@ -20,7 +20,7 @@ BROKEN = {
     "does not end": "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}",
     "grows": "{% set ns = namespace(x=[1]) %}{% for a in range(90000) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
     "reads a file": "{{ cycler.__init__.__globals__.os.popen('cat /etc/hostname').read() }}",
-    "refuses": "{{ raise_exception('never') }}",
+    "is not whole": "{{ messages[1].content + 'x' }}",
 }
 
 
@@ -53,6 +53,27 @@ def test_a_checkpoint_whose_template_fails_is_refused_with_a_way_out(
 def test_a_model_without_a_template_says_so(make_api: Callable[..., Any], loaded: LoadedModel, tmp_path: Path) -> None:
     with client_of(make_api(with_template(loaded, None))) as client:
         assert record_chats(client, tmp_path, (), model="demo") == ((), "the tokenizer has no chat template")
+
+
+def test_a_template_that_wants_other_messages_than_the_general_chat_is_no_fault(
+    make_api: Callable[..., Any], loaded: LoadedModel, tmp_path: Path
+) -> None:
+    picky = with_template(loaded, "{{ raise_exception('a system prompt is wanted') }}")
+    with client_of(make_api(picky)) as client:
+        chats, no_chat = record_chats(client, tmp_path, (), model="demo")
+        with pytest.raises(NotACheckpointError, match="a system prompt is wanted"):
+            record_chats(client, tmp_path, ("the publisher's own",), model="demo")
+
+    assert chats == ()
+    assert "a system prompt is wanted" in no_chat
+
+
+def test_one_chat_that_is_too_long_does_not_cost_the_others(api: Any, tmp_path: Path) -> None:
+    with client_of(api) as client:
+        chats, no_chat = record_chats(client, tmp_path, ("x" * 300, "copy: abc"), model="demo")
+
+    assert [chat.messages[0][1] for chat in chats] == ["copy: abc"]
+    assert no_chat == ""
 
 
 def test_a_model_that_is_too_short_for_a_chat_says_so_or_answers_less(

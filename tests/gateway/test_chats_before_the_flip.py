@@ -40,6 +40,7 @@ RECORDED = GoldenSet(items=(PROMPT,), device="cpu", dtype="float32", chats=(CHAT
 OLD = GoldenSet(items=(PROMPT,), device="cpu", dtype="float32")
 BROKEN = httpx.Response(400, json={"error": {"message": "the model's chat template did not end", "code": None}})
 NO_TEMPLATE = httpx.Response(400, json={"error": {"message": "none", "code": "no_chat_template"}})
+REFUSED = httpx.Response(400, json={"error": {"message": "a system prompt first", "code": "refused_by_template"}})
 TOO_LONG = httpx.Response(400, json={"error": {"message": "too long", "code": "context_length_exceeded"}})
 
 
@@ -146,6 +147,12 @@ def test_a_base_model_has_no_chats_and_is_served() -> None:
     assert "no chat: the tokenizer has no chat template" in check(engine, recorded)
     warm_up(engine, recorded)
     warm_up(an_engine(TOO_LONG), None)
+
+
+def test_a_template_that_does_not_take_our_own_chat_is_no_fault_and_one_that_took_the_recorded_is() -> None:
+    warm_up(an_engine(REFUSED), None)
+    with pytest.raises(GoldenMismatchError, match="a system prompt first"):
+        check(an_engine(REFUSED))
 
 
 def test_a_template_that_takes_certain_messages_alone_is_warmed_up_with_one_of_them() -> None:
