@@ -218,8 +218,11 @@ class History(RuleBasedStateMachine):
         known = self._last_committed()
         if self.registry.down:
             return
+        is_change = target != self.production
         MemoryPromotion.set_alias(self.registry, NAME, PRODUCTION, target)
         self.num_moves_by_hand += 1
+        if not is_change:  # as where an alias is deleted that went with its version: nothing of it is to be seen
+            return
         own_choice = self._last_choice()
         # Back to where the last record says it is: nobody can see that, and nothing changed.
         visible = target != known
@@ -339,6 +342,9 @@ class History(RuleBasedStateMachine):
     def a_version_is_deleted(self, data: Any) -> None:
         number = data.draw(st.sampled_from(self.versions))
         if len(self.versions) > 1 and number != self.production:
+            # An alias that went before its version, unseen, looks as one that went with it.
+            if self.persons == (None,) and number == self._last_committed():
+                self.persons = None
             self.registry.delete_version(NAME, number)
 
     @rule()
