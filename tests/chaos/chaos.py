@@ -7,6 +7,8 @@ servers leave; and when an engine is stopped or killed, requests wait or are ans
 from __future__ import annotations
 
 import argparse
+import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -51,6 +53,7 @@ def main() -> int:
     parser.add_argument("--hits", type=int, default=20)
     parser.add_argument("--keep", action="store_true", help="leave the folder with all logs")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: it takes its servers down with it
     root = Path(tempfile.mkdtemp(prefix="relay-chaos-"))
     with world(root) as made:
         found = run(made, num_swaps=options.swaps, num_restarts=options.restarts, num_hits=options.hits)
@@ -59,8 +62,6 @@ def main() -> int:
     if found or options.keep:
         print(f"logs: {root}")
     else:
-        import shutil
-
         shutil.rmtree(root, ignore_errors=True)
     print("nothing failed, nothing was left behind" if not found else f"{len(found)} findings")
     return 1 if found else 0
