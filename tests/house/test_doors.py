@@ -47,7 +47,8 @@ DOORS = {
     "transformers": TORCH_ROOMS,
     # Evaluating asks the engine for token ids and rendered chats: a second copy of either is soon another one.
     "tokenizers": TORCH_ROOMS,
-    "jinja2": (),
+    # What a template says itself is told from its faults by the error.
+    "jinja2": ("server/engine/rendering.py",),
     "pyarrow": ("pipeline/evaluation/scores.py", "pipeline/evaluation/matching.py"),
     "safetensors": TORCH_ROOMS,
     "accelerate": ("pipeline/demo/*.py",),
