@@ -106,7 +106,7 @@ class Watcher(threading.Thread):
         if current is None or current.is_alive() or self._restart_at_s is not None:
             self._look()
         now = datetime.now(UTC)
-        action = watching.next_action(self._seen, self._actual(), self._refusals, now_s=time.monotonic())
+        action = self._next_action()
         match action:
             case Keep():
                 self._journal.note(action.because)
@@ -120,6 +120,9 @@ class Watcher(threading.Thread):
                 self._restart()
             case BootFromCache():
                 self._boot_from_cache(action.because)
+
+    def _next_action(self) -> Action:
+        return watching.next_action(self._seen, self._actual(), self._refusals, now_s=time.monotonic())
 
     def _ask(self) -> Sighting:
         registry = self._settings.registry
@@ -170,14 +173,21 @@ class Watcher(threading.Thread):
 
     def _bring_up(self, reload: Reload, because: str) -> None:
         self._journal.begin(reload, because)
+        look_after = partial(self._look_after_what_is_served, reload, because)
         try:
-            slot = self._loader.bring_up(reload, partial(self._superseded, reload))
+            slot = self._loader.bring_up(reload, partial(self._superseded, reload), meanwhile=look_after)
         except (FetchCancelledError, StartCancelledError) as error:
             self._journal.end(reload, "superseded", str(error))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is a try that failed, and is told as one
             self._refuse(reload, error)
         else:
             self._serve_if_wanted(slot, reload)
+
+    def _look_after_what_is_served(self, reload: Reload, because: str) -> None:
+        """Restart the engine in service if it dies while another version is fetched: nobody waits for that."""
+        if isinstance(self._next_action(), Restart) and not self._stopping.is_set():
+            self._restart()
+            self._journal.goes_on(reload, because)
 
     def _serve_if_wanted(self, slot: Slot, reload: Reload) -> None:
         """Look once more, however long ago the last look was: a person may have moved the alias back meanwhile."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Any
 
 from registry_hooks import contract, events
 from registry_hooks.records import ModelVersion
@@ -38,7 +40,7 @@ class WatchStatus:
 
 
 class Journal:
-    """Written by the control loop alone; its `status` may be read from any thread."""
+    """Written by the control loop, and by those who look at the registry for it while it fetches; read by anybody."""
 
     def __init__(self, settings: Settings, lineup: LineUp, reporter: Reporter, url: str) -> None:
         self._settings = settings
@@ -46,13 +48,13 @@ class Journal:
         self._reporter = reporter
         self._url = url
         self._trouble = ""
+        self._changing = threading.Lock()
         self.status = WatchStatus(because=f"MLflow at {settings.tracking_uri} was asked and has not answered yet")
         self.on_reload: Callable[[Reload], None] = lambda reload: None
 
     def saw(self, seen: Sighting) -> None:
         """A look at the registry; one log line per change of its health."""
-        self.status = replace(
-            self.status,
+        self._change(
             desired=seen.version,
             registry_answers=seen.answered,
             last_look_at=datetime.now(UTC),
@@ -67,13 +69,17 @@ class Journal:
 
     def note(self, because: str) -> None:
         """Why things are as they are."""
-        self.status = replace(self.status, because=because)
+        self._change(because=because)
 
     def begin(self, reload: Reload, because: str) -> None:
         """A version is being brought up."""
-        self.status = replace(self.status, loading=reload.version.version, because=because)
+        self.goes_on(reload, because)
         events.logger().info("reload.started", version=reload.version.version, because=because)
         self.beat()
+
+    def goes_on(self, reload: Reload, because: str) -> None:
+        """A version is still being brought up, whatever else was done meanwhile."""
+        self._change(loading=reload.version.version, because=because)
 
     def end(self, reload: Reload, outcome: str, because: str, slot: Slot | None = None) -> None:
         """It is in service, or it is not; the registry gets a deployment record."""
@@ -81,15 +87,14 @@ class Journal:
         log = events.logger().info if outcome == "served" else events.logger().warning
         seconds = {stage: round(value, 3) for stage, value in reload.watch.seconds.items()}
         log(f"reload.{outcome}", version=reload.version.version, because=because, seconds=seconds)
-        self.status = replace(
-            self.status,
+        self._change(
             last_reload=reload,
             loading=None,
             because=because,
             behind_since=self._behind_since(self.status.desired),
         )
         if outcome in ("refused", "declined", "failed"):
-            self.status = replace(self.status, not_served=(identity(reload.version), outcome))
+            self._change(not_served=(identity(reload.version), outcome))
         self.on_reload(reload)
         if outcome != "superseded" and (outcome != "failed" or _is_recorded(reload.tries)):
             record = deployment_record(reload, server=self._settings.serve.server_name, slot=slot)
@@ -109,6 +114,10 @@ class Journal:
         )
         tag = contract.server_tag(self._settings.serve.server_name)
         self._reporter.post("heartbeat", lambda sink: sink.set_model_tag(name, tag, value))
+
+    def _change(self, **fields: Any) -> None:
+        with self._changing:
+            self.status = replace(self.status, **fields)
 
     def _tell_of(self, version: ModelVersion, outcome: str, because: str) -> None:
         """Say at the version why it is not served here; take back what no longer holds, once it is known."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -21,6 +22,9 @@ from server.gateway import room
 from server.gateway.checking import check_golden, warm_up
 from server.gateway.engines import EngineRoom
 from server.gateway.lineup import Checkpoint, LineUp, Slot
+
+# How soon a fetch sees that it has ended, and whoever waits for it looks after what is served.
+_MEANWHILE_S = 0.2
 
 
 class Stopwatch:
@@ -74,18 +78,21 @@ class Loader:
     engines: EngineRoom
     lineup: LineUp
 
-    def bring_up(self, reload: Reload, superseded: Callable[[], bool]) -> Slot:
+    def bring_up(
+        self, reload: Reload, superseded: Callable[[], bool], *, meanwhile: Callable[[], None] = lambda: None
+    ) -> Slot:
         """A slot whose engine holds the version, checked and warm; the line-up is as it was, but for memory's sake.
 
         Args:
             reload: The record of this try; stages and sizes are written into it.
-            superseded: Whether the alias has moved on, asked now and then.
+            superseded: Whether the alias has moved on, asked now and then, from many threads.
+            meanwhile: Called from this thread, some times a second, while files are fetched: that may take an hour.
 
         Raises:
             RelayError: What went wrong; nothing of the new engine is left.
         """
         with reload.watch("fetch"):
-            fetched = self._fetch(reload.version, superseded)
+            fetched = _beside(lambda: self._fetch(reload.version, superseded), meanwhile)
         reload.downloaded_bytes = fetched.downloaded_bytes
         reload.watch.seconds["verify"] = fetched.verify_s
         reload.watch.seconds["fetch"] -= fetched.verify_s
@@ -252,3 +259,11 @@ class Loader:
         except RelayError as error:
             events.logger().warning("score.unknown", version=version.version, because=str(error))
             return None
+
+
+def _beside(fetch: Callable[[], Fetched], meanwhile: Callable[[], None]) -> Fetched:
+    with futures.ThreadPoolExecutor(1, thread_name_prefix="fetching") as pool:
+        job = pool.submit(fetch)
+        while not futures.wait((job,), _MEANWHILE_S).done:
+            meanwhile()
+        return job.result()

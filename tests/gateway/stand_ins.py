@@ -59,7 +59,9 @@ class StandInLoader:
         self.retired: list[Slot] = []
         self.engines = SimpleNamespace(keep_spare=lambda: None, retire=lambda slot, lineup: self.retired.append(slot))
 
-    def bring_up(self, reload: Any, superseded: Callable[[], bool]) -> Slot:
+    def bring_up(
+        self, reload: Any, superseded: Callable[[], bool], *, meanwhile: Callable[[], None] = lambda: None
+    ) -> Slot:
         self.meanwhile(superseded)
         self.started.append(a_slot(reload.version))
         return self.started[-1]

@@ -42,9 +42,9 @@ class FailingLoader(StandInLoader):
         super().__init__(source, lineup)
         self.num_tries = 0
 
-    def bring_up(self, reload: Any, superseded: Callable[[], bool]) -> Slot:
+    def bring_up(self, reload: Any, superseded: Callable[[], bool], **options: Any) -> Slot:
         self.num_tries += 1
-        return super().bring_up(reload, superseded)
+        return super().bring_up(reload, superseded, **options)
 
 
 class FailingWorld(World):
