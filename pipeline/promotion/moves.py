@@ -8,14 +8,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from pipeline.promotion import ledger, standing
-from pipeline.promotion.acting import Hands
+from pipeline.promotion.acting import Hands, SupersededError
 from pipeline.promotion.ledger import Entry
 from pipeline.promotion.logbook import NUM_MOVES
 from pipeline.promotion.marks import hold_of, read_mark, write_mark
 from pipeline.promotion.standing import Standing
 from pipeline.promotion.way_back import way_back
 from registry_hooks import contract
-from registry_hooks.errors import RelayError, UnknownModelError, UserError
+from registry_hooks.errors import UnknownModelError, UserError
 
 
 def this_person() -> str:
@@ -119,7 +119,7 @@ def _move(hands: Hands, seen: Standing, entry: Entry, *, keep_last_good: bool = 
         return f"{hands.alias} names version {entry.target} already; nothing was moved, and {leaves}"
     try:
         run_id = hands.move(replace(entry, previous=seen.production), _look(hands), keep_last_good=keep_last_good)
-    except RelayError:
+    except SupersededError:  # nothing was moved; after any other error nobody knows, and what may be moved is held
         hands.registry.set_model_tag(hands.name, key, before)
         raise
     story = f"**{entry.kind.capitalize()}** by {entry.by}: {entry.because}."

@@ -15,7 +15,7 @@ from pipeline.promotion.description import with_block
 from pipeline.promotion.ledger import Entry
 from pipeline.promotion.marks import read_mark
 from registry_hooks import contract
-from registry_hooks.errors import UnknownModelError, UserError
+from registry_hooks.errors import RegistryUnavailableError, UnknownModelError, UserError
 
 NAME = "model"
 
@@ -94,6 +94,21 @@ def test_a_move_that_fails_leaves_the_hold_as_it_was(settled: Any, monkeypatch: 
         moves.promote(settled.hands, 1, why="try", now=settled.now())
 
     assert hold_of(settled) is None
+
+
+def test_a_registry_that_goes_away_behind_a_move_leaves_it_held(settled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RegistryUnavailableError("a blip")
+
+    with monkeypatch.context() as blip:
+        blip.setattr(settled.registry, "close_run", fail)
+        with pytest.raises(RegistryUnavailableError):
+            moves.promote(settled.hands, 1, why="INCIDENT 42", now=settled.now())
+    settled.publish(score=100)
+    settled.promoter.reconcile()
+
+    assert (settled.production, hold_of(settled)) == (1, "manual 1: INCIDENT 42")
+    assert settled.kinds()[2:] == ["manual 1"]
 
 
 def test_promoting_what_is_in_production_holds_it_there(settled: Any) -> None:
