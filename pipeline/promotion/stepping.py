@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from pipeline.promotion import waiting
+from pipeline.promotion.ledger import begun
 from pipeline.promotion.standing import Standing, is_judged
 from pipeline.promotion.trained import is_not_finite
 from registry_hooks import contract
 from registry_hooks.records import ModelVersion
+
+# An intent of a person's command that is younger may be one of a command that still runs: it takes seconds.
+_MAY_LIVE = timedelta(minutes=2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,10 +124,13 @@ def next_step(standing: Standing) -> Step:
     return _go_back(standing) or _compete(standing)
 
 
-def _settle(standing: Standing) -> Settle | None:
+def _settle(standing: Standing) -> Settle | Rest | None:
     intent = standing.intent
     if intent is None:
         return None
+    # Passes exclude each other, so that one of the promoter's own is always left over.
+    if not intent.is_automatic and abs(standing.terms.now - begun(intent)) < _MAY_LIVE:
+        return Rest(because=f"{intent.by} is just moving {standing.alias} to version {intent.target}")
     adopt = standing.production == intent.target
     said = "adopted: the alias names" if adopt else "void: the alias does not name"
     return Settle(

@@ -14,6 +14,7 @@ from pipeline.promotion.acting import Hands, SupersededError
 from pipeline.promotion.description import with_block
 from pipeline.promotion.ledger import Entry
 from pipeline.promotion.marks import read_mark
+from pipeline.promotion.stepping import Rest, Settle, next_step
 from registry_hooks import contract
 from registry_hooks.errors import RegistryUnavailableError, UnknownModelError, UserError
 
@@ -109,6 +110,21 @@ def test_a_registry_that_goes_away_behind_a_move_leaves_it_held(settled: Any, mo
 
     assert (settled.production, hold_of(settled)) == (1, "manual 1: INCIDENT 42")
     assert settled.kinds()[2:] == ["manual 1"]
+
+
+def test_a_pass_leaves_a_command_that_still_runs_alone_and_settles_what_it_left(settled: Any) -> None:
+    begun = settled.now()
+    moves.hold(settled.hands, why="a move", now=begun)
+    settled.hands.logbook.open(Entry(kind=ledger.MANUAL, because="nicer", target=1, by="ada@box", at=begun))
+    settled.person_moves(1)
+    seen = settled.promoter.look()
+    steps = [
+        next_step(replace(seen, terms=replace(seen.terms, now=begun + timedelta(seconds=seconds))))
+        for seconds in (-30, 30, 150)
+    ]
+
+    assert steps[:2] == [Rest(because="ada@box is just moving Production to version 1")] * 2
+    assert isinstance(steps[2], Settle) and steps[2].adopt
 
 
 def test_promoting_what_is_in_production_holds_it_there(settled: Any) -> None:

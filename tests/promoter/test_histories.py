@@ -238,6 +238,23 @@ class History(RuleBasedStateMachine):
         del self.registry.automatic_targets[before:]
         self.persons = (target,) if self._is_held() and self.production == target else None
 
+    @rule(data=st.data(), calls=st.integers(0, 40))
+    @precondition(lambda self: not self.registry.down)
+    def a_command_is_killed_or_loses_the_registry(self, data: Any, calls: int) -> None:
+        target, is_killed = data.draw(st.sampled_from(self.versions)), data.draw(st.booleans())
+        before = len(self.registry.automatic_targets)
+        if is_killed:
+            self.registry.calls_left = calls
+        else:
+            self.registry.calls_until_down = calls
+        with contextlib.suppress(Killed, RelayError):
+            moves.promote(self.hands, target, why="?", now=self._now())
+        self.registry.calls_left = self.registry.calls_until_down = None
+        self.registry.down = False
+        if len(self.registry.automatic_targets) > before:  # it was moved: whatever came then, that stands
+            self.persons = (target,)
+        del self.registry.automatic_targets[before:]
+
     @rule()
     @precondition(lambda self: not self.registry.down)
     def a_person_goes_back_by_command(self) -> None:
@@ -393,6 +410,7 @@ class History(RuleBasedStateMachine):
         if not hasattr(self, "registry"):
             return
         self.registry.down, self.registry.calls_left, self.bench.is_full = False, None, False
+        self.time += timedelta(hours=1)  # a command that was killed is not taken for one that still runs
         self._pass()
         for key in (contract.TAG_HOLD, contract.TAG_FREEZE):
             self.registry.set_model_tag(NAME, key, None)
