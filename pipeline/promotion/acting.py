@@ -186,12 +186,13 @@ class Hands:
         run_id = self.logbook.open(entry)
         try:
             self._check_unchanged(entry, seen)
-            if not keep_last_good and seen.production is not None:
-                self.book.set_alias(self.name, contract.ALIAS_LAST_GOOD, seen.production)
             self.book.set_alias(self.name, self.alias, entry.target)
         except (SupersededError, UnknownModelError) as error:
             self.logbook.close(run_id, failed=True, because=f"{entry.because} (void: {error})")
             raise SupersededError(str(error)) from error
+        if not keep_last_good and seen.production is not None:
+            with contextlib.suppress(UnknownModelError):  # deleted since
+                self.book.set_alias(self.name, contract.ALIAS_LAST_GOOD, seen.production)
         self.logbook.close(run_id, failed=False, because=entry.because)
         events.logger().info("alias.moved", kind=entry.kind, target=entry.target, previous=entry.previous)
         return run_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
 from datetime import timedelta
@@ -125,6 +126,28 @@ def test_a_pass_leaves_a_command_that_still_runs_alone_and_settles_what_it_left(
 
     assert steps[:2] == [Rest(because="ada@box is just moving Production to version 1")] * 2
     assert isinstance(steps[2], Settle) and steps[2].adopt
+
+
+@pytest.mark.parametrize("calls", range(40))
+def test_last_good_never_names_what_is_in_production(settled: Any, calls: int) -> None:
+    class Killed(BaseException):
+        pass
+
+    settled.publish(score=100)
+    answering = settled.registry._answering
+    left = iter(range(calls))
+
+    def counted() -> Any:
+        if next(left, None) is None:
+            raise Killed
+        return answering()
+
+    settled.registry._answering = counted
+    with contextlib.suppress(Killed):
+        settled.promoter.reconcile()
+    settled.registry._answering = answering
+
+    assert settled.registry.aliases(NAME)["LastGood"] != settled.production
 
 
 def test_promoting_what_is_in_production_holds_it_there(settled: Any) -> None:
