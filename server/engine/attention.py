@@ -7,7 +7,9 @@ rows and lets each token see its own request only.
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -188,6 +190,22 @@ def _seen_by_prompt(segment: Segment, window: int | None, device: torch.device) 
     place_1L = torch.arange(total, device=device)[None]
     seen_SL = place_1L <= own_S1
     return seen_SL if window is None else seen_SL & (place_1L > own_S1 - window)
+
+
+@contextlib.contextmanager
+def noted_windows() -> Iterator[set[int | None]]:
+    """The sliding windows that layers say in the meantime; None of those that see all."""
+    windows: set[int | None] = set()
+
+    def noting(*arguments: Any, **named: Any) -> tuple[torch.Tensor, None]:
+        windows.add(named.get("sliding_window"))
+        return packed_attention(*arguments, **named)
+
+    AttentionInterface.register(NAME, noting)
+    try:
+        yield windows
+    finally:
+        AttentionInterface.register(NAME, packed_attention)
 
 
 def install(model: Any) -> None:

@@ -89,11 +89,27 @@ def _prove(loaded: LoadedModel, rows: Slots, expected_NV: torch.Tensor) -> None:
         Piece(row=1, past=len(second) - 1, tokens=second[-1:]),
     ]
     batch = Batch(loaded, rows)
-    for pieces, num_decoding in ((reading, 0), (decoding, 2)):
-        packed = pack(pieces, num_decoding=num_decoding, call_places=rows.call_places, device=loaded.device)
-        seen_NV = batch.forward(packed)
+    with attention.noted_windows() as windows:
+        for pieces, num_decoding in ((reading, 0), (decoding, 2)):
+            packed = pack(pieces, num_decoding=num_decoding, call_places=rows.call_places, device=loaded.device)
+            seen_NV = batch.forward(packed)
     for row in (0, 1):
         rows.clear(row)
     difference = float((seen_NV - expected_NV).abs().max() / expected_NV.abs().max().clamp(min=1.0))
     if not difference <= _TOLERANCE[loaded.dtype]:
         raise UnsupportedAttentionError(f"a packed pass gives other logits than a plain one, by {difference:.2g}")
+    window = _window(loaded)
+    if window and not any(windows):
+        raise UnsupportedAttentionError(f"its layers keep to themselves that they see {window} tokens back only")
+
+
+def _window(loaded: LoadedModel) -> int:
+    """The sliding window of some layers, in tokens; 0 where there is none, or no text is longer.
+
+    The prompts of the proof are shorter than most: what they cannot show must be said.
+    """
+    config = loaded.model.config.get_text_config()
+    layer_types = getattr(config, "layer_types", None)
+    window = getattr(config, "sliding_window", None) or 0
+    is_used = not layer_types or "sliding_attention" in layer_types
+    return window if is_used and window < loaded.max_model_len_tokens else 0

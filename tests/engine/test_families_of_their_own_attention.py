@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma2Config, GptOssConfig
+from transformers import AutoModelForCausalLM, Gemma2Config, GptOssConfig, Qwen2MoeConfig
 
 from server.engine.asks import Ask, TokenMade
 from server.engine.choosing import runner_of
@@ -31,6 +31,16 @@ SIZES: dict[str, Any] = {
 CONFIGS = {
     "gemma2": lambda: Gemma2Config(**SIZES),
     "gpt_oss": lambda: GptOssConfig(num_local_experts=4, num_experts_per_tok=2, **SIZES),
+    # Its window stands in the mask alone, and is longer than the prompts of the proof.
+    "qwen2_moe": lambda: Qwen2MoeConfig(
+        use_sliding_window=True,
+        max_window_layers=1,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=32,
+        shared_expert_intermediate_size=32,
+        **SIZES,
+    ),
 }
 
 
