@@ -58,7 +58,7 @@ def roll_back(hands: Hands, *, why: str, now: datetime, to: int | None = None) -
     if target is None:
         raise UserError(
             f"there is no earlier version to go back to, and nothing was moved: none that {hands.alias} named before "
-            "is still there and not quarantined; use `relay rollback --to N`"
+            "is still there and neither quarantined nor refused; use `relay rollback --to N`"
         )
     entry = Entry(kind=ledger.ROLLBACK, because=why, target=target, by=this_person(), at=now)
     return _move(hands, seen, entry, keep_last_good=True)
@@ -140,10 +140,9 @@ def _may_serve(hands: Hands, seen: Standing, number: int) -> bool:
     if number == seen.production or number in seen.barred:
         return False
     try:
-        hands.registry.get_version(hands.name, number)
+        return not seen.refused(hands.registry.get_version(hands.name, number))
     except UnknownModelError:
         return False
-    return True
 
 
 def _why_held(move: Entry) -> str:

@@ -60,6 +60,12 @@ def test_rolling_back_passes_over_what_is_quarantined_or_gone(four: Any) -> None
     assert back(four) == 1
 
 
+def test_rolling_back_passes_over_what_a_server_refuses(four: Any) -> None:
+    four.registry.set_version_tag(NAME, 3, contract.refused_tag("box"), "its answers differ")
+
+    assert back(four) == 2
+
+
 def test_rolling_back_to_a_version_goes_there_whatever_is_on_record_of_it(four: Any) -> None:
     moves.quarantine(four.hands, 2, why="it swears", now=four.now())
     to_it = back(four, to=2)
