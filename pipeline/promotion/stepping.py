@@ -157,8 +157,9 @@ def _note_move(standing: Standing) -> NoteMove | None:
         return NoteMove(target=now, previous=None, holds=False, because=because, adopts=True)
     was = "nothing" if ours is None else f"version {ours}"
     because = f"{standing.alias} was moved outside of Relay, from {was} to version {now}"
-    # Back to what the promoter itself had chosen: the two agree again. What a person holds, a person releases.
-    agrees = now == standing.last_choice and standing.hold_was_noted
+    # Back to what the promoter itself had chosen, and has not left since as it may not serve: the two agree again.
+    # What a person holds, a person releases.
+    agrees = now == standing.last_choice and standing.hold_was_noted and standing.has_a_bar
     return NoteMove(target=now, previous=ours, holds=not agrees, because=because)
 
 

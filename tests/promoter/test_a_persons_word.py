@@ -66,6 +66,19 @@ def test_rolling_back_passes_over_what_a_server_refuses(four: Any) -> None:
     assert back(four) == 2
 
 
+def test_a_move_back_to_what_the_promoter_chose_and_had_to_leave_is_held(four: Any) -> None:
+    four.registry.set_version_tag(NAME, 4, contract.refused_tag("box"), "its answers differ")
+    four.promoter.reconcile()
+    seen = [four.production]
+    for target in (4, 1, 4):
+        four.person_moves(target)
+        four.promoter.reconcile()
+        seen.append(four.production)
+
+    assert seen == [3, 4, 1, 4]
+    assert "moved outside of Relay" in str(hold_of(four))
+
+
 def test_rolling_back_to_a_version_goes_there_whatever_is_on_record_of_it(four: Any) -> None:
     moves.quarantine(four.hands, 2, why="it swears", now=four.now())
     to_it = back(four, to=2)
