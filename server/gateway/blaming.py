@@ -33,6 +33,10 @@ class Refusal:
     tries: int = 1
     lacking_since_s: float | None = None
 
+    def holds(self, now_s: float) -> bool:
+        """Whether it is too early for another try; `now_s` is on the monotonic clock."""
+        return self.retry_at_s is None or now_s < self.retry_at_s
+
 
 def refuse(error: Exception, because: str, earlier: Refusal | None, *, now_s: float) -> Refusal:
     """Say what follows on `error`, the end of a try.

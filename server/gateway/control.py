@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import threading
 import time
-import traceback
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from registry_hooks.errors import FetchCancelledError, RegistryUnavailableError,
 from registry_hooks.settings import Settings
 from server.gateway import watching
 from server.gateway.blaming import Refusal, refuse
-from server.gateway.journal import Journal, WatchStatus
+from server.gateway.journal import Journal, WatchStatus, said
 from server.gateway.lineup import LineUp, Slot, identity
 from server.gateway.reloading import Loader, Reload
 from server.gateway.room import Plan
@@ -25,7 +24,6 @@ from server.gateway.watching import Action, Actual, BootFromCache, FlipToWarm, K
 
 MAX_REMEMBERED = 1000
 DEATHS_FORGOTTEN_S = 600.0
-MAX_TRACE_CHARS = 4000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +48,7 @@ class Watcher(threading.Thread):
         self._tickets: deque[Future[WatchStatus]] = deque(maxlen=MAX_REMEMBERED)
         self._deaths: deque[float] = deque(maxlen=32)
         self._restart_at_s: float | None = None
-        self._cache_tried = False
+        self._cache_refusal: Refusal | None = None
         self._num_failures = 0
         self._seen = Sighting(version=None, answered=False, trouble="the registry has not been asked yet")
         self._seen_at = 0.0
@@ -67,6 +65,7 @@ class Watcher(threading.Thread):
         ticket: Future[WatchStatus] = Future()
         if retry_refused:
             self._refusals.clear()
+            self._cache_refusal = None
         self._tickets.append(ticket)
         self._wake.set()
         return ticket
@@ -109,7 +108,7 @@ class Watcher(threading.Thread):
         action = self._next_action()
         match action:
             case Keep():
-                self._journal.note(action.because)
+                self._journal.note(action.because + self._cache_trouble())
                 if self._lineup.current is not None:
                     self._loader.engines.keep_spare()
             case Load():
@@ -168,7 +167,7 @@ class Watcher(threading.Thread):
             alive=current is None or current.is_alive(),
             restart_at_s=self._restart_at_s,
             warm=previous.checkpoint.key if previous and previous.is_alive() else None,
-            last_good=not self._cache_tried and self._loader.last_good() is not None,
+            last_good=current is None and self._may_try_cache() and self._loader.last_good() is not None,
         )
 
     def _bring_up(self, reload: Reload, because: str) -> None:
@@ -211,7 +210,7 @@ class Watcher(threading.Thread):
         try:
             self._loader.remember(slot)
         except Exception as error:  # noqa: BLE001 - it is served; a disk that is full hurts the next start at most
-            events.logger().warning("last_good.not_kept", because=_said(error))
+            events.logger().warning("last_good.not_kept", because=said(error))
         self._loader.engines.keep_spare()
 
     def _retire(self, *slots: Slot) -> None:
@@ -245,7 +244,7 @@ class Watcher(threading.Thread):
         except Exception as error:  # noqa: BLE001 - whatever it is, the next try waits
             self._restart_at_s = self._next_restart_at_s(num_recent)
             self._journal.end(
-                reload, self._unless_going("failed"), f"the engine died and could not be restarted: {_said(error)}"
+                reload, self._unless_going("failed"), f"the engine died and could not be restarted: {said(error)}"
             )
             return
         self._restart_at_s = self._next_restart_at_s(num_recent) if num_recent > 1 else None
@@ -257,8 +256,14 @@ class Watcher(threading.Thread):
         """An engine that dies again and again is restarted later each time."""
         return time.monotonic() + watching.restart_delay_s(num_recent + 1)
 
+    def _cache_trouble(self) -> str:
+        refusal = self._cache_refusal if self._lineup.current is None else None
+        return f"; {refusal.because}" if refusal is not None else ""
+
+    def _may_try_cache(self) -> bool:
+        return self._cache_refusal is None or not self._cache_refusal.holds(time.monotonic())
+
     def _boot_from_cache(self, because: str) -> None:
-        self._cache_tried = True
         last_good = self._loader.last_good()
         if last_good is None:
             return
@@ -266,7 +271,9 @@ class Watcher(threading.Thread):
         try:
             slot = self._loader.start_cached(last_good, reload, self._stopping.is_set)
         except Exception as error:  # noqa: BLE001 - whatever it is, the registry is followed without it
-            because = f"the last good version in the cache does not start: {_said(error)}"
+            because = f"the last good version in the cache does not start: {said(error)}"
+            refusal = refuse(error, because, self._cache_refusal, now_s=time.monotonic())
+            self._cache_refusal, reload.tries = refusal, refusal.tries
             self._journal.end(reload, self._unless_going("failed"), because)
             return
         reload.verdict = f"from the cache, since {because}; {reload.verdict}"
@@ -274,7 +281,7 @@ class Watcher(threading.Thread):
 
     def _refuse(self, reload: Reload, error: Exception) -> None:
         key = identity(reload.version)
-        because = f"{reload.version.label} is not served (stage {reload.watch.stage}): {_said(error)}"
+        because = f"{reload.version.label} is not served (stage {reload.watch.stage}): {said(error)}"
         refusal = refuse(error, because, self._refusals.pop(key, None), now_s=time.monotonic())
         self._refusals[key], reload.tries = refusal, refusal.tries
         while len(self._refusals) > MAX_REMEMBERED:
@@ -284,12 +291,3 @@ class Watcher(threading.Thread):
     def _unless_going(self, outcome: str) -> str:
         """What came of a try; one that this server ended itself, since it is going, says nothing of anybody."""
         return "superseded" if self._stopping.is_set() else outcome
-
-
-def _said(error: Exception) -> str:
-    """An error for people; one that nobody foresaw goes into the log with its place."""
-    if isinstance(error, RelayError):
-        return str(error)
-    trace = "".join(traceback.format_exception(error))[-MAX_TRACE_CHARS:]
-    events.logger().error("error.unforeseen", because=repr(error), trace=trace)
-    return repr(error)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from registry_hooks import contract, events
+from registry_hooks.errors import RelayError
 from registry_hooks.records import ModelVersion
 from registry_hooks.settings import Settings
 from server.gateway.lineup import LineUp, Slot, identity
 from server.gateway.reloading import Reload
 from server.gateway.reporting import Reporter, deployment_record, heartbeat_json
 from server.gateway.watching import Key, Sighting
+
+MAX_TRACE_CHARS = 4000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,3 +149,12 @@ class Journal:
 def _is_recorded(tries: int) -> bool:
     """Whether the `tries`-th failure in a row gets a run: 1, 2, 4, 8 …; a week of them is a dozen, not 2,000."""
     return tries & (tries - 1) == 0
+
+
+def said(error: Exception) -> str:
+    """An error for people; one that nobody foresaw goes into the log with its place."""
+    if isinstance(error, RelayError):
+        return str(error)
+    trace = "".join(traceback.format_exception(error))[-MAX_TRACE_CHARS:]
+    events.logger().error("error.unforeseen", because=repr(error), trace=trace)
+    return repr(error)

@@ -44,7 +44,7 @@ class Actual:
         alive: Whether its engine lives.
         restart_at_s: Not to be restarted before that time, on the monotonic clock.
         warm: Identity of a live engine beside it.
-        last_good: Whether the cache holds a version from before that this process has not tried yet.
+        last_good: Whether the cache holds a version from before that may be tried now.
     """
 
     current: Key | None = None
@@ -122,7 +122,7 @@ def _towards(version: ModelVersion, actual: Actual, refusal: Refusal | None, now
         return Keep(because=f"the engine of {version.label} died again and again; the next restart waits")
     if key == actual.current:
         return Keep(because=f"serving {version.label}, as the alias says")
-    if refusal is not None and (refusal.retry_at_s is None or now_s < refusal.retry_at_s):
+    if refusal is not None and refusal.holds(now_s):
         if actual.current is None and actual.last_good:
             return BootFromCache(because=refusal.because)
         return Keep(because=refusal.because)

@@ -72,7 +72,7 @@ class StandInLoader:
     def start_again(self, checkpoint: Checkpoint, reload: Any, cancelled: Callable[[], bool]) -> Slot:
         return self.start_cached(checkpoint, reload, cancelled)
 
-    def last_good(self) -> None:
+    def last_good(self) -> Checkpoint | None:
         return None
 
     def remember(self, slot: Slot) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -21,7 +22,7 @@ from registry_hooks.errors import (
 from registry_hooks.memory import MemoryRegistry
 from registry_hooks.records import ModelVersion, RunRecord
 from server.gateway import control, watching
-from server.gateway.lineup import LineUp, Slot
+from server.gateway.lineup import Checkpoint, LineUp, Slot
 from tests.gateway.stand_ins import StandInLoader, World
 
 
@@ -52,8 +53,8 @@ class FailingWorld(World):
 
     loader: FailingLoader
 
-    def __init__(self, meanwhile: Callable[..., Any]) -> None:
-        super().__init__(FailingLoader, server_name="box")
+    def __init__(self, meanwhile: Callable[..., Any], loader: type[FailingLoader] = FailingLoader) -> None:
+        super().__init__(loader, server_name="box")
         self.journal._reporter = cast("Any", PlainReporter(self.registry))
         self.loader.meanwhile = meanwhile
 
@@ -176,3 +177,41 @@ def test_a_clock_that_is_set_back_stops_no_restart() -> None:
         version=world.version,
         because=f"the alias names {world.version.label}; try 2, the last one failed: {refusal.because}",
     )
+
+
+class Rebooted(FailingLoader):
+    """On a box that served version 1 before."""
+
+    known: Checkpoint | None = None
+
+    def last_good(self) -> Checkpoint | None:
+        return self.known
+
+
+@pytest.mark.parametrize(
+    ("error", "num_tries", "served"),
+    [(EngineStartError("the driver is not there yet", stage="load"), 4, 1), (CorruptFileError("wrong"), 1, None)],
+)
+def test_what_was_served_last_is_tried_again_while_the_registry_is_away(
+    error: RelayError, num_tries: int, served: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    world = FailingWorld(raising(error), loader=Rebooted)
+    world.journal._reporter = cast("Any", SimpleNamespace(post=lambda what, write: None))
+    cast("Rebooted", world.loader).known = world.slot_of(1).checkpoint
+    world.registry.down = True
+    monkeypatch.setattr(control.time, "monotonic", lambda: now)
+    for seconds in (0, 1, 6, 11):
+        now += seconds
+        world.watcher.turn()
+    told = world.journal.status.because
+    world.watcher.turn()
+    told_later = world.journal.status.because
+    world.loader.meanwhile = lambda superseded: None
+    now += 301
+    world.watcher.turn()
+
+    assert str(error) in told
+    assert str(error) in told_later
+    assert world.loader.num_tries == num_tries
+    assert world.served == served
