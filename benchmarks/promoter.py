@@ -115,8 +115,9 @@ def measure(database: str, room: Path, num_versions: int, num_decisions: int) ->
         fill(database, registry, NAME, num_versions)
         hands = Hands(registry=registry, book=MlflowPromotion(registry), name=NAME, alias=ALIAS)
         began = datetime.now(UTC) - timedelta(days=1)
-        before, because = num_versions - 1, "it was better"
-        promoted = Entry(kind=ledger.PROMOTE, because=because, target=num_versions, previous=before, at=began)
+        promoted = Entry(
+            kind=ledger.PROMOTE, because="it was better", target=num_versions, previous=num_versions - 1, at=began
+        )
         hands.logbook.write(promoted)
         promoter = Promoter(hands=hands, judge=NoJudge(), clock=lambda: datetime.now(UTC))
         assert promoter.reconcile().resting == "nothing new"
@@ -124,10 +125,10 @@ def measure(database: str, room: Path, num_versions: int, num_decisions: int) ->
         for _ in range(5):
             ours.append(_seconds(promoter.reconcile))
             theirs.append(_seconds(lambda: _read_all(url)))
-        before = psutil.Process().memory_info().rss
+        rss_bytes = psutil.Process().memory_info().rss
         for _ in range(NUM_PASSES):
             promoter.reconcile()
-        grown = (psutil.Process().memory_info().rss - before) / 1e6
+        grown = (psutil.Process().memory_info().rss - rss_bytes) / 1e6
         found = find_experiment(registry.rest, hands.logbook.experiment) or ""
         fill_decisions(database, found, NAME, since=began, number=FEW_DECISIONS)
         few = [_seconds(promoter.reconcile) for _ in range(5)]
