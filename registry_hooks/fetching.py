@@ -198,7 +198,9 @@ class _Errand:
 
     def _read_manifest(self, digest: str) -> Manifest:
         try:
-            data = self.reader.read(f"{self._root}/{contract.MANIFEST_FILE}", manifest.MAX_MANIFEST_BYTES)
+            data = self.reader.read(
+                f"{self._root}/{contract.MANIFEST_FILE}", manifest.MAX_MANIFEST_BYTES, check=self.limits.check
+            )
         except ObjectMissingError as error:
             raise self._missed(error, self.reader.list_objects(self._root)) from error
         checkpoint = manifest.parse(data, expected_digest=digest)
@@ -225,7 +227,9 @@ class _Errand:
         )
 
     def _read_golden(self, sha256: str) -> bytes:
-        data = self.reader.read(f"{self._root}/{contract.GOLDEN_FILE}", golden.MAX_GOLDEN_BYTES)
+        data = self.reader.read(
+            f"{self._root}/{contract.GOLDEN_FILE}", golden.MAX_GOLDEN_BYTES, check=self.limits.check
+        )
         golden.parse(data, expected_sha256=sha256)
         return data
 

@@ -19,7 +19,7 @@ from registry_hooks.errors import (
     TruncatedObjectError,
 )
 from registry_hooks.manifest import FileEntry
-from registry_hooks.ports import Progress
+from registry_hooks.ports import Check, Progress, no_check
 from registry_hooks.records import ObjectInfo
 from registry_hooks.s3_uri import split
 
@@ -62,14 +62,16 @@ class MemoryStore:
             for key, item in sorted(found.items())
         ]
 
-    def read(self, uri: str, max_bytes: int) -> bytes:
+    def read(self, uri: str, max_bytes: int, *, check: Check = no_check) -> bytes:
         data = self._get(uri, 0).data
+        check()
         if len(data) > max_bytes:
             raise ObjectTooLargeError(f"{uri} has {len(data)} bytes, at most {max_bytes} may be read")
         return data
 
-    def read_into(self, uri: str, start: int, buffer: memoryview, *, etag: str = "") -> None:
+    def read_into(self, uri: str, start: int, buffer: memoryview, *, etag: str = "", check: Check = no_check) -> None:
         item = self._get(uri, start)
+        check()
         if etag not in ("", item.etag):
             raise ObjectChangedError(f"{uri} was written anew while it was read")
         data = item.data[start : start + len(buffer)]

@@ -17,6 +17,12 @@ RunStatus = Literal["RUNNING", "FINISHED"]
 
 Progress = Callable[[int], None]
 """Told how many more bytes have been moved, from any thread."""
+Check = Callable[[], None]
+"""Raises when what is under way must end."""
+
+
+def no_check() -> None:
+    """Lets everything go on."""
 
 
 class VersionSource(Protocol):
@@ -187,19 +193,23 @@ class ObjectReader(Protocol):
     def list_objects(self, uri: str) -> Sequence[ObjectInfo]:
         """Everything below `uri`, sorted by key; empty when there is nothing."""
 
-    def read(self, uri: str, max_bytes: int) -> bytes:
+    def read(self, uri: str, max_bytes: int, *, check: Check = no_check) -> bytes:
         """One small object, whole.
+
+        Args:
+            check: Called whenever some bytes have arrived, however few: a store may drip. What it raises ends the read.
 
         Raises:
             ObjectMissingError: There is no such object.
             ObjectTooLargeError: It is larger than `max_bytes`.
         """
 
-    def read_into(self, uri: str, start: int, buffer: memoryview, *, etag: str = "") -> None:
+    def read_into(self, uri: str, start: int, buffer: memoryview, *, etag: str = "", check: Check = no_check) -> None:
         """Fill `buffer` with the object's bytes from `start` on.
 
         Args:
             etag: That of the listing, if the bytes must be of that very state; empty for any.
+            check: As for `read`.
 
         Raises:
             ObjectMissingError: There is no such object.

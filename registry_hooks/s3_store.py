@@ -7,7 +7,6 @@ import hashlib
 import os
 import weakref
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,7 @@ from registry_hooks.errors import (
     TruncatedObjectError,
 )
 from registry_hooks.manifest import FileEntry
-from registry_hooks.ports import Progress
+from registry_hooks.ports import Check, Progress, no_check
 from registry_hooks.records import ObjectInfo
 from registry_hooks.s3_errors import Call, translated
 from registry_hooks.s3_upload import Upload
@@ -37,8 +36,8 @@ if TYPE_CHECKING:
 
 MAX_OBJECTS = 100_000
 _ATTEMPTS = 3
-# Pieces that stay in the processor's cache between the socket and the copy: the cheapest of 256 KiB, 1 MiB, 16 MiB.
-_PIECE_BYTES = 1024 * 1024
+# At most so much is taken at once: it stays in the processor's cache between the socket and the copy.
+_PIECE_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,19 +80,20 @@ class S3Store:
                     raise ObjectTooLargeError(f"{uri} holds more than {MAX_OBJECTS} objects: this is no checkpoint")
         return sorted(found, key=lambda item: item.key)
 
-    def read(self, uri: str, max_bytes: int) -> bytes:
+    def read(self, uri: str, max_bytes: int, *, check: Check = no_check) -> bytes:
         bucket, key = split(uri)
         with translated(self._call("reading", uri)):
             answer = self._client.get_object(Bucket=bucket, Key=key)
-            with closing(answer["Body"]) as body:
+            with answer["Body"] as body:
                 if answer["ContentLength"] > max_bytes:
                     raise ObjectTooLargeError(
                         f"{uri} has {answer['ContentLength']} bytes, at most {max_bytes} may be read"
                     )
-                data: bytes = body.read()
-        return data
+                data = bytearray(answer["ContentLength"])
+                _fill(memoryview(data), body, check)
+        return bytes(data)
 
-    def read_into(self, uri: str, start: int, buffer: memoryview, *, etag: str = "") -> None:
+    def read_into(self, uri: str, start: int, buffer: memoryview, *, etag: str = "", check: Check = no_check) -> None:
         bucket, key = split(uri)
         if not len(buffer):
             return
@@ -101,12 +101,12 @@ class S3Store:
         same: Any = {"IfMatch": etag} if etag else {}
         with translated(self._call("reading", uri)):
             answer = self._client.get_object(Bucket=bucket, Key=key, Range=wanted, **same)
-            with closing(answer["Body"]) as body:
+            with answer["Body"] as body:
                 # A store that knows no conditions; rclone quotes it in one place and not in the other.
                 if etag and answer.get("ETag", etag).strip('"') != etag.strip('"'):
                     raise ObjectChangedError(f"{uri} was written anew while it was read")
                 _check_range(answer, uri, start, len(buffer))
-                _fill(buffer, body)
+                _fill(buffer, body, check)
 
     def write(self, uri: str, data: bytes) -> None:
         bucket, key = split(uri)
@@ -198,13 +198,16 @@ def _check_range(answer: Any, uri: str, start: int, length: int) -> None:
         )
 
 
-def _fill(buffer: memoryview, body: Any) -> None:
+def _fill(buffer: memoryview, body: Any, check: Check) -> None:
+    """Fill it by what arrives, as it arrives: to wait for whole pieces is to wait for days where a store drips."""
     position = 0
     while position < len(buffer):
-        num_bytes = body.readinto(buffer[position : position + _PIECE_BYTES])
-        if not num_bytes:
+        check()
+        piece = body.read1(min(_PIECE_BYTES, len(buffer) - position))
+        if not piece:
             raise IncompleteReadError(actual_bytes=position, expected_bytes=len(buffer))
-        position += num_bytes
+        buffer[position : position + len(piece)] = piece
+        position += len(piece)
 
 
 def _checksum(data: bytes) -> str:

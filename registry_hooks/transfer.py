@@ -226,7 +226,7 @@ class Transfer:
             ):
                 with attempt:
                     self._check()
-                    self._reader.read_into(what.uri, start, buffer, etag=what.etag)
+                    self._reader.read_into(what.uri, start, buffer, etag=what.etag, check=self._check)
         except TruncatedObjectError as error:
             if what.entry is None:  # it was that long when it was listed
                 raise ObjectChangedError(f"{what.uri} was written anew while it was read ({error})") from error

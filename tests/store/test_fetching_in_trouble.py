@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -18,6 +19,8 @@ from registry_hooks.errors import (
     StoreUnavailableError,
 )
 from registry_hooks.fetching import Fetched
+from registry_hooks.memory_store import MemoryStore
+from registry_hooks.ports import Check, no_check
 
 MIB = 1024 * 1024
 
@@ -123,3 +126,38 @@ def test_waiting_for_another_fetch_is_bounded(shop: Any) -> None:
     with pytest.raises(StoreUnavailableError, match="fetch_timeout_s"):
         shop.fetch(shop.publish(shop.files()), deadline_s=0.2)
     os.close(lock)
+
+
+class Dripping(MemoryStore):
+    """Sends one byte now and then; gives up after some seconds, that the test may end."""
+
+    def __init__(self, of: str) -> None:
+        super().__init__()
+        self.of = of
+
+    def read(self, uri: str, max_bytes: int, *, check: Check = no_check) -> bytes:
+        self._drip(uri, check)
+        return super().read(uri, max_bytes)
+
+    def read_into(self, uri: str, start: int, buffer: memoryview, *, check: Check = no_check, **options: Any) -> None:
+        self._drip(uri, check)
+        super().read_into(uri, start, buffer, **options)
+
+    def _drip(self, uri: str, check: Check) -> None:
+        until = time.monotonic() + 5
+        while uri.endswith(self.of) and time.monotonic() < until:
+            check()
+            time.sleep(0.01)
+
+
+@pytest.mark.parametrize("path", ["manifest.json", "golden.json", "model.safetensors"])
+def test_a_fetch_from_a_store_that_drips_ends_when_it_is_no_longer_wanted_or_time_is_up(shop: Any, path: str) -> None:
+    shop.store = Dripping(of=path)
+    version = shop.publish(shop.files(1000))
+    begun = time.monotonic()
+
+    with pytest.raises(FetchCancelledError):
+        shop.fetch(version, cancelled=lambda: time.monotonic() - begun > 0.1)
+    with pytest.raises(StoreUnavailableError, match="fetch_timeout_s"):
+        shop.fetch(version, deadline_s=0.1)
+    assert time.monotonic() - begun < 4

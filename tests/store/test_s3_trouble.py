@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -14,6 +15,7 @@ from botocore import exceptions as boto
 
 from registry_hooks.errors import (
     AccessDeniedError,
+    FetchCancelledError,
     ObjectChangedError,
     ObjectMissingError,
     RelayError,
@@ -165,6 +167,38 @@ def test_a_server_that_stays_silent_is_unavailable() -> None:
 
     with server(lambda connection: silence.wait(0.6) and None) as store, pytest.raises(StoreUnavailableError):
         store.read_into("s3://relay/a", 0, memoryview(bytearray(10)))
+
+
+def a_small_object(store: S3Store, check: Callable[[], None]) -> None:
+    store.read("s3://relay/a", 4000, check=check)
+
+
+def a_range(store: S3Store, check: Callable[[], None]) -> None:
+    store.read_into("s3://relay/a", 0, memoryview(bytearray(4000)), check=check)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("read", [a_small_object, a_range])
+def test_whoever_no_longer_waits_for_a_store_that_drips_is_free_at_the_next_drop(
+    read: Callable[[S3Store, Callable[[], None]], None],
+) -> None:
+    drops = list[bytes]()
+    head = "HTTP/1.1 206 Partial Content\nContent-Length: 4000\nContent-Range: bytes 0-3999/4000"
+
+    def drip(connection: socket.socket) -> None:
+        answering(head)(connection)
+        while len(drops) < 60:
+            drops.append(b"x")
+            connection.sendall(b"x")
+            time.sleep(0.05)
+
+    def check() -> None:
+        if len(drops) > 2:
+            raise FetchCancelledError("no longer wanted")
+
+    with server(drip) as store, pytest.raises(FetchCancelledError):
+        read(store, check)
+    assert len(drops) < 60
 
 
 @pytest.mark.integration
