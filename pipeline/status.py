@@ -94,7 +94,7 @@ def overview(
         look_alikes=contract.look_alikes(aliases, alias),
         num_pending=None if pending_dir is None else count_pending(pending_dir),
         newest=_last_seen(newest[0]) if newest else None,
-        waiting=waiting_of(newest),
+        waiting=waiting_of(newest, alias),
         why_waiting=_why_waiting(registry, settings, newest, tags, aliases, now),
         hold=hold_of(tags, alias),
         freeze=freeze_of(tags, alias),
@@ -112,9 +112,9 @@ def count_pending(folder: Path) -> int:
     return sum(not paper.parent.name.startswith(".") for paper in papers)  # hidden: not yet, or no longer, an entry
 
 
-def waiting_of(versions: Iterable[ModelVersion]) -> list[int]:
+def waiting_of(versions: Iterable[ModelVersion], alias: str) -> list[int]:
     """The versions on which there is no verdict yet, also those that were admitted and wait behind a hold."""
-    return [version.version for version in versions if not is_judged(version)]
+    return [version.version for version in versions if not is_judged(version, alias)]
 
 
 def _why_waiting(
@@ -134,7 +134,7 @@ def _why_waiting(
         move = next((entry for entry in entries if entry.is_move and entry.alias == alias), None)
         is_removed = move is not None and move.target is None
     facts = why_it_waits.facts_for_people(tags, aliases, alias, is_removed=is_removed, now=now)
-    return {one.version: why_it_waits.why(one, facts) for one in versions if not is_judged(one)}
+    return {one.version: why_it_waits.why(one, facts) for one in versions if not is_judged(one, alias)}
 
 
 def show(view: Overview, console: Console) -> None:

@@ -118,6 +118,21 @@ def freeze_tag(alias: str) -> str:
     return TAG_FREEZE if alias == ALIAS_PRODUCTION else f"{TAG_FREEZE_PREFIX}{alias}"
 
 
+def judged_tag(alias: str) -> str:
+    """The version tag that says in which decision about `alias` it was judged: each alias has decisions of its own."""
+    return _of_alias(TAG_JUDGED, alias)
+
+
+def tries_tag(alias: str) -> str:
+    """The tag of a version, or of the registered model, that says what could not be scored for `alias`."""
+    return _of_alias(TAG_TRIES, alias)
+
+
+def judged_through_tag(alias: str) -> str:
+    """The registered-model tag that says up to which number all versions are judged for `alias`."""
+    return _of_alias(TAG_JUDGED_THROUGH, alias)
+
+
 def server_tag(server: str) -> str:
     """The registered-model tag in which server `server` says what it serves."""
     return TAG_SERVER_PREFIX + server
@@ -143,6 +158,10 @@ def scores_file(test_set_digest: str) -> str:
     return f"{EVALUATION_DIR}/{_short(test_set_digest)}.parquet"
 
 
+def _of_alias(tag: str, alias: str) -> str:
+    return tag if alias == ALIAS_PRODUCTION else f"{tag}.{alias}"
+
+
 def _short(digest: str) -> str:
     """As much of a digest as people compare."""
     return digest[:12]
@@ -158,7 +177,7 @@ def copied_tags(label: str, tags: Mapping[str, str], *, is_copy: bool) -> frozen
     """
     owner = tags.get(TAG_OF) or ("" if is_copy else label)
     changed = (TAG_STATE, TAG_REASON, TAG_JUDGED, TAG_TRIES)
-    prefixes = (TAG_REFUSED_PREFIX, TAG_DECLINED_PREFIX)
+    prefixes = (TAG_REFUSED_PREFIX, TAG_DECLINED_PREFIX, f"{TAG_JUDGED}.", f"{TAG_TRIES}.")
     return frozenset(key for key in tags if owner != label and (key in changed or key.startswith(prefixes)))
 
 

@@ -134,10 +134,10 @@ class Hands:
     def note_trials(self, trials: Mapping[int, Trial], of_all: Trial | None, *, was: Trial | None) -> None:
         """Remember what could not be scored, and what is in the way of all; of the latter `was` is no longer."""
         for number, trial in trials.items():
-            self._tag(number, contract.TAG_TRIES, write_trial(trial))
+            self._tag(number, contract.tries_tag(self.alias), write_trial(trial))
         if of_all is not None or was is not None:
             told = None if of_all is None else write_trial(of_all)
-            self.registry.set_model_tag(self.name, contract.TAG_TRIES, told)
+            self.registry.set_model_tag(self.name, contract.tries_tag(self.alias), told)
 
     def bar(self, version: ModelVersion, because: str) -> list[int]:
         """Quarantine a version and all with the same files; their numbers."""
@@ -198,29 +198,31 @@ class Hands:
         return run_id
 
     def judge_again(self, number: int, story: str) -> None:
-        """Take back the verdict on a version; the mark up to which all are judged last, since it would hide it."""
-        for key in (contract.TAG_JUDGED, contract.TAG_STATE, contract.TAG_REASON, contract.TAG_TRIES):
+        """Take back the verdict on a version; the marks up to which all are judged last, since they would hide it."""
+        judged, tries = contract.judged_tag(self.alias), contract.tries_tag(self.alias)
+        for key in (judged, contract.TAG_STATE, contract.TAG_REASON, tries):
             self._tag(number, key, None)
         self._describe(number, story)
-        if self._judged_through() >= number:
-            self.registry.set_model_tag(self.name, contract.TAG_JUDGED_THROUGH, str(number - 1))
+        for key, text in self.registry.model_tags(self.name).items():  # its state counts for all aliases
+            if key.startswith(contract.TAG_JUDGED_THROUGH) and (contract.whole_number(text) or 0) >= number:
+                self.registry.set_model_tag(self.name, key, str(number - 1))
 
     def write_verdict(self, number: int, run_id: str, story: str, reason: str) -> None:
-        """Say on a version why it was, or was not, promoted."""
-        self._describe(number, story)
-        self._tag(number, contract.TAG_REASON, reason)
-        self._tag(number, contract.TAG_JUDGED, run_id)
+        """Say on a version why it was, or was not, promoted; of what alias, where it is not the usual one."""
+        where = "" if self.alias == contract.ALIAS_PRODUCTION else f"{self.alias}: "
+        self._describe(number, where + story)
+        self._tag(number, contract.TAG_REASON, where + reason)
+        self._tag(number, contract.judged_tag(self.alias), run_id)
 
     def note_judged_through(self, seen: Standing) -> None:
         """Remember up to which version all are judged, so that thousands need not be read again."""
         through = min((version.version - 1 for version in seen.unjudged), default=seen.newest)
         if through <= seen.judged_through:
             return
-        tag = self.registry.model_tags(self.name).get(contract.TAG_JUDGED_THROUGH)
-        if tag == (
-            str(seen.judged_through) if seen.judged_through else None
-        ):  # nobody asked for a second look meanwhile
-            self.registry.set_model_tag(self.name, contract.TAG_JUDGED_THROUGH, str(through))
+        key = contract.judged_through_tag(self.alias)
+        before = str(seen.judged_through) if seen.judged_through else None
+        if self.registry.model_tags(self.name).get(key) == before:  # nobody asked for a second look meanwhile
+            self.registry.set_model_tag(self.name, key, str(through))
 
     def _check_unchanged(self, entry: Entry, seen: Standing) -> None:
         """The last look before a write: there is no compare-and-set, so the window is one round trip."""
@@ -244,9 +246,6 @@ class Hands:
             described = with_block(version.description, markdown)
             if version.digest is not None and described != version.description:
                 self.book.describe_version(self.name, number, described)
-
-    def _judged_through(self) -> int:
-        return contract.whole_number(self.registry.model_tags(self.name).get(contract.TAG_JUDGED_THROUGH)) or 0
 
     def _set_hold(self, mark: str | None) -> None:
         self.registry.set_model_tag(self.name, contract.hold_tag(self.alias), mark)

@@ -64,7 +64,7 @@ def why(hands: Hands, number: int) -> RenderableType:
         parts += _links(version.description)  # one that is only a word, or broken in two, cannot be copied
     elif reason := version.tags.get(contract.TAG_REASON):
         parts.append(escape(reason))
-    if not is_judged(version) and hands.alias not in aliases:
+    if not is_judged(version, hands.alias) and hands.alias not in aliases:
         parts.append(escape(f"It waits: {waiting.why(version, _facts(hands))}"))
     parts += [f"server {escape(server)} refused it: {escape(text)}" for server, text in refusals(version).items()]
     parts += [f"server {escape(server)} declines it: {escape(text)}" for server, text in declined(version).items()]

@@ -121,7 +121,9 @@ class Standing:
     @property
     def has_lost_its_ledger(self) -> bool:
         """Whether a decision was made about the incumbent, and none is on record. A mere admission is no decision."""
-        return self.is_ledger_empty and self.incumbent is not None and contract.TAG_JUDGED in self.incumbent.tags
+        if self.incumbent is None:
+            return False
+        return self.is_ledger_empty and contract.judged_tag(self.alias) in self.incumbent.tags
 
     @property
     def is_removed(self) -> bool:
@@ -163,7 +165,7 @@ class Standing:
 
     def trial_of(self, version: ModelVersion) -> Trial | None:
         """What is known of a version that could not be scored."""
-        return read_trial(version.tags.get(contract.TAG_TRIES))
+        return read_trial(version.tags.get(contract.tries_tag(self.alias)))
 
     def is_due(self, trial: Trial | None) -> bool:
         """Whether to try what a trial tells of now."""
@@ -189,9 +191,9 @@ def read(
     aliases = registry.aliases(name)
     hold, freeze = hold_of(tags, alias), freeze_of(tags, alias)
     logbook = Logbook(sink=registry, log=book, name=name, alias=alias)
-    judged_through = contract.whole_number(tags.get(contract.TAG_JUDGED_THROUGH)) or 0
+    judged_through = contract.whole_number(tags.get(contract.judged_through_tag(alias))) or 0
     versions = book.versions_after(name, judged_through)
-    unjudged = [version for version in versions if not is_judged(version)]
+    unjudged = [version for version in versions if not is_judged(version, alias)]
     incumbent = _version(registry, name, aliases.get(alias))
     is_in_trouble = thorough or incumbent is None or _is_in_trouble(incumbent)
     of_state = partial(book.versions_tagged, name, contract.TAG_STATE)
@@ -221,7 +223,7 @@ def read(
         },
         served=_served(registry, name, logbook) if is_in_trouble and last_move is not None else (),
         admitted=of_state(contract.STATE_ADMITTED) if is_in_trouble and not thorough else (),
-        trial=read_trial(tags.get(contract.TAG_TRIES)),
+        trial=read_trial(tags.get(contract.tries_tag(alias))),
         is_ledger_empty=last_move is None and not logbook.newest(1),
         terms=terms or Terms(),
     )
@@ -237,11 +239,11 @@ def last_rule(registry: ModelOverview, name: str) -> Rule | None:
     return next((entry.rule for entry in entries if entry.is_automatic and entry.rule.is_of_settings), None)
 
 
-def is_judged(version: ModelVersion) -> bool:
-    """Whether a verdict stands on record for it."""
+def is_judged(version: ModelVersion, alias: str) -> bool:
+    """Whether a verdict stands on record for it: about `alias`, or that it may serve nowhere."""
     tags = version.tags
     is_out = tags.get(contract.TAG_STATE) in (contract.STATE_REJECTED, contract.STATE_QUARANTINED)
-    return is_out or contract.TAG_JUDGED in tags
+    return is_out or contract.judged_tag(alias) in tags
 
 
 def _earlier_twin(book: Book, version: ModelVersion) -> int | None:

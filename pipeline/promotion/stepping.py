@@ -195,7 +195,7 @@ def _verdict(standing: Standing, version: ModelVersion) -> Verdict:
 
 def _acknowledge(standing: Standing) -> Acknowledge | None:
     incumbent, move = standing.incumbent, standing.last_move
-    if incumbent is None or move is None or move.target != incumbent.version or is_judged(incumbent):
+    if incumbent is None or move is None or move.target != incumbent.version or is_judged(incumbent, standing.alias):
         return None
     return Acknowledge(target=incumbent.version, run_id=move.run_id, because=move.because)
 

@@ -39,7 +39,7 @@ def why(version: ModelVersion, facts: Facts) -> str:
         return because
     if facts.trial is not None:
         return facts.trial.sentence
-    trial = read_trial(version.tags.get(contract.TAG_TRIES))
+    trial = read_trial(version.tags.get(contract.tries_tag(facts.alias)))
     if trial is not None:
         return f"it could not be scored: {trial.sentence}"
     if facts.production is None:
@@ -83,7 +83,8 @@ def facts_for_people(
         aliases: Of the registered model.
         is_removed: Whether the last move on record is that somebody deleted the alias.
     """
-    hold, freeze, trial = hold_of(tags, alias), freeze_of(tags, alias), read_trial(tags.get(contract.TAG_TRIES))
+    hold, freeze = hold_of(tags, alias), freeze_of(tags, alias)
+    trial = read_trial(tags.get(contract.tries_tag(alias)))
     production = aliases.get(alias)
     is_in_the_way = trial is not None and trial.about == (production or 0) and trial.next_at > now
     return Facts(

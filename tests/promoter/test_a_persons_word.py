@@ -15,6 +15,7 @@ from pipeline.promotion.acting import Hands, SupersededError
 from pipeline.promotion.description import with_block
 from pipeline.promotion.ledger import Entry
 from pipeline.promotion.marks import read_mark
+from pipeline.promotion.reconciling import Promoter
 from pipeline.promotion.stepping import Rest, Settle, next_step
 from registry_hooks import contract
 from registry_hooks.errors import RegistryUnavailableError, UnknownModelError, UserError
@@ -233,6 +234,37 @@ def test_a_move_of_another_alias_leaves_this_ones_hold(settled: Any) -> None:
     assert settled.registry.aliases(NAME)["Staging"] == 1
     assert [kind for kind in settled.kinds() if "manual" in kind] == ["manual 1"]
     assert "holds all aliases" in moves.release(staging, why="", now=settled.now())
+
+
+def test_what_a_person_tries_under_another_alias_still_competes(settled: Any) -> None:
+    number = settled.publish(score=100)
+    staging = replace(settled.hands, alias="Staging")
+    moves.promote(staging, number, why="try it there", now=settled.now())
+    told = settled.registry.get_version(NAME, number).description
+    settled.promoter.reconcile()
+
+    assert "Staging: **Manual** by " in told
+    assert settled.production == number
+    assert settled.kinds()[2:] == [f"manual {number}", f"promote {number}"]
+
+
+def test_two_promoters_of_two_aliases_each_judge_what_comes(settled: Any) -> None:
+    staging = Promoter(hands=replace(settled.hands, alias="Staging"), judge=settled.table, clock=settled.now)
+    staging.reconcile()
+    number = settled.publish(score=100)
+    for promoter in (settled.promoter, staging, settled.promoter):
+        promoter.reconcile()
+    moves.quarantine(settled.hands, number, why="it swears", now=settled.now())
+    second_chances.unquarantine(settled.hands, number, why="it does not", now=settled.now())
+    outcomes = [promoter.reconcile() for promoter in (settled.promoter, staging)]
+
+    aliases = settled.registry.aliases(NAME)
+    assert (aliases["Production"], aliases["Staging"]) == (number, number)
+    assert [outcome.resting for outcome in outcomes] == ["nothing new"] * 2
+    assert settled.registry.model_tags(NAME).items() >= {
+        contract.TAG_JUDGED_THROUGH: str(number),
+        contract.judged_through_tag("Staging"): str(number),
+    }.items()
 
 
 def test_without_a_ledger_nothing_is_concluded_about_people(settled: Any) -> None:

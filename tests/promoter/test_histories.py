@@ -428,7 +428,7 @@ class History(RuleBasedStateMachine):
         for number, version in self.registry._models[NAME].versions.items():
             assert contract.TAG_REASON in version.tags, f"I9: version {number} has no verdict"
         in_production = self.promoter.look().incumbent
-        assert in_production is None or is_judged(in_production), "I9: what is in production has no verdict"
+        assert in_production is None or is_judged(in_production, PRODUCTION), "I9: what is in production has no verdict"
         self._check_the_end()
 
     def _check_the_end(self) -> None:
