@@ -6,6 +6,7 @@ change and inode; one that differs from its note, or has none, is hashed again.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -53,7 +54,8 @@ def changed(folder: Path, checkpoint: Manifest) -> list[FileEntry]:
         if not is_right:
             wrong.append(entry)
     if has_hashed_large and not wrong:
-        note(folder, checkpoint)
+        with contextlib.suppress(OSError):  # without it they are hashed again next time, and no more
+            note(folder, checkpoint)
     return wrong
 
 

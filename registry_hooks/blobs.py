@@ -13,6 +13,7 @@ a checkpoint shares a lock on its marker, so that no other process evicts it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -69,17 +70,28 @@ def check_names(checkpoint: Manifest) -> None:
 
 
 class BlobCache:
-    """Verified files on local disk. Any thread and any number of processes may use one folder."""
+    """Verified files on local disk. Any thread and any number of processes may use one folder.
+
+    Raises:
+        CacheError: There is no such folder, and none can be made.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
         self._blobs, self._partial = self.root / "blobs" / "sha256", self.root / "partial"
         self._checkpoints = self.root / "checkpoints"
-        for folder in (self._blobs, self._partial, self._checkpoints):
-            folder.mkdir(parents=True, exist_ok=True)
         self._short_lock, self._fetch_lock = self.root / "lock", self.root / "fetch.lock"
-        self._short_lock.touch()
-        self._fetch_lock.touch()
+        try:
+            for folder in (self._blobs, self._partial, self._checkpoints):
+                folder.mkdir(parents=True, exist_ok=True)
+            for lock in (self._short_lock, self._fetch_lock):
+                if not lock.exists():  # a disk that became read-only still serves what is on it
+                    lock.touch()
+        except OSError as error:
+            raise CacheError(
+                f"the cache {self.root} cannot be used ({error}), so nothing was started: mend it, or set "
+                "serve.cache_dir to another folder"
+            ) from error
         self._in_use: dict[str, int] = {}
 
     def partial(self, name: str) -> Path:
@@ -272,7 +284,8 @@ class BlobCache:
         sync_folder(folder)
 
     def _use(self, folder: Path) -> None:
-        os.utime(folder / MARKER)
+        with contextlib.suppress(OSError):  # a disk that became read-only: then nothing is evicted either
+            os.utime(folder / MARKER)
         if folder.name not in self._in_use:
             fd = file_lock.try_shared(folder / MARKER)
             if fd is not None:

@@ -32,9 +32,9 @@ class EngineLogs:
         """Where the next engine logs; older logs are removed, but never one of `in_use`."""
         with contextlib.suppress(OSError):  # an engine starts without a log rather than not at all
             self.folder.mkdir(parents=True, exist_ok=True)
-        old = [path for path in _by_age(self.folder, "engine-*.log") if path not in in_use]
-        for path in old[: max(0, len(old) - MAX_LOGS + 1)]:
-            path.unlink(missing_ok=True)
+            old = [path for path in _by_age(self.folder, "engine-*.log") if path not in in_use]
+            for path in old[: max(0, len(old) - MAX_LOGS + 1)]:
+                path.unlink(missing_ok=True)
         return self.folder / f"engine-{next(self._numbers)}.log"
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from server.engine_child import EngineChild
+from server.gateway.engine_logs import MAX_LOGS, EngineLogs
 
 TELLS = """
 from registry_hooks import events
@@ -35,3 +39,18 @@ def test_an_engine_starts_also_where_its_log_cannot_be_made(tmp_path: Path) -> N
 
     assert was_alive
     assert not child.is_alive()
+
+
+def test_old_logs_that_cannot_be_removed_keep_no_engine_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs = EngineLogs(tmp_path)
+    for _ in range(MAX_LOGS + 1):
+        logs.new(set()).touch()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+
+    assert logs.new(set()).parent == logs.folder

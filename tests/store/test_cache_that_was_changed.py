@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 
 from registry_hooks import attesting, contract, manifest
+from registry_hooks.blobs import BlobCache
+from registry_hooks.errors import CacheError
 from registry_hooks.fetching import Fetched, cached
 from registry_hooks.records import ModelVersion
 
@@ -101,3 +104,22 @@ def test_a_note_that_cannot_be_read_is_no_note(shop: Any, text: bytes) -> None:
     (shop.fetch(version).directory.parent / attesting.NOTE).write_bytes(text)
 
     assert found(shop, version) is not None
+
+
+def test_what_is_on_a_disk_that_became_read_only_is_still_served(shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = shop.publish(shop.files(manifest.CHUNK_BYTES + 1))
+    folder = shop.fetch(version).directory.parent
+    (folder / attesting.NOTE).unlink()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    for owner, name in ((os, "utime"), (os, "replace"), (Path, "touch"), (Path, "replace"), (Path, "unlink")):
+        monkeypatch.setattr(owner, name, refuse)
+
+    assert found(shop, version) is not None
+
+
+def test_a_cache_folder_that_cannot_be_made_is_said_with_its_name() -> None:
+    with pytest.raises(CacheError, match=r"/proc/nothing.*serve\.cache_dir"):
+        BlobCache(Path("/proc/nothing"))
