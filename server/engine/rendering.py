@@ -1,4 +1,6 @@
-"""A chat template is a program that came with the checkpoint: it gets a bounded time and no say over how it is run."""
+"""A chat template is a program that came with the checkpoint: it gets a bounded time, makes no giants, and
+has no say over how it is run.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +12,24 @@ from collections.abc import Callable
 from typing import Any
 
 from jinja2 import TemplateError
+from transformers.utils import chat_template_utils
 
 from server.engine.api_errors import InvalidRequestError
+from server.engine.template_sandbox import BoundedEnvironment
 
 # Templates take milliseconds. One that loops shares the interpreter with everybody's streams for so long.
 MAX_RENDER_S = 1.0
+_SHOWN_CHARS = 300
+
+# The name by which transformers makes the sandbox of a template.
+chat_template_utils.ImmutableSandboxedEnvironment = BoundedEnvironment
 
 
 def render(tokenizer: Any, turns: list[dict[str, str]], variables: dict[str, Any], *, opens: bool = True) -> str:
     """The text of a chat; `variables` are what the client has for the template, `opens` makes it ready for an answer.
 
     Raises:
-        InvalidRequestError: There is no template, it refuses the turns, fails, takes too long, or a variable is none.
+        InvalidRequestError: There is no template, it refuses the turns, fails, takes too much, or a variable is none.
     """
     if not tokenizer.chat_template:
         raise InvalidRequestError(
@@ -47,7 +55,9 @@ def render(tokenizer: Any, turns: list[dict[str, str]], variables: dict[str, Any
         # By `raise_exception` a template says no, by a plain TemplateError; all else is a fault of its own.
         code = "refused_by_template" if type(error) is TemplateError else None
         raise InvalidRequestError(
-            f"the model's chat template refuses these messages: {error}", param="messages", code=code
+            f"the model's chat template refuses these messages: {str(error)[:_SHOWN_CHARS]}",
+            param="messages",
+            code=code,
         ) from error
 
 
