@@ -18,7 +18,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,8 +89,7 @@ class BlobCache:
                     lock.touch()
         except OSError as error:
             raise CacheError(
-                f"the cache {self.root} cannot be used ({error}), so nothing was started: mend it, or set "
-                "serve.cache_dir to another folder"
+                f"the cache {self.root} cannot be used ({error}): set serve.cache_dir to another"
             ) from error
         self._in_use: dict[str, int] = {}
 
@@ -100,10 +99,8 @@ class BlobCache:
 
     def arrived_bytes(self, name: str) -> int:
         """Disk space that the partial file of that name has taken already."""
-        try:
-            return self.partial(name).stat().st_size
-        except FileNotFoundError:
-            return 0
+        path = self.partial(name)
+        return path.stat().st_size if path.exists() else 0
 
     def has_blob(self, entry: FileEntry) -> bool:
         """Whether the whole file is here; hashes it again, since anybody may have changed it on disk meanwhile."""
@@ -218,9 +215,8 @@ class BlobCache:
             most_free = free + used - self._staying_bytes(bound.keep, names)
             if num_bytes > most_free:
                 raise CacheError(
-                    f"{num_bytes} bytes are to come, and the disk of {self.root} has place for {most_free} at most, "
-                    "with all removed that may go: nothing was removed or fetched; take a larger disk for "
-                    "serve.cache_dir, or publish a smaller version"
+                    f"{num_bytes} bytes are to come, and the disk of {self.root} has place for {most_free} without all "
+                    "that may go, so nothing was removed: set serve.cache_dir to a folder on a larger disk"
                 )
             most = min(bound.max_bytes, used + free - RESERVE_BYTES) - num_bytes
             return self._evict(min(most, used - num_bytes) if again else most, bound.keep, names)
@@ -230,8 +226,8 @@ class BlobCache:
         kept = {blob_name(entry) for digest in keep for entry in _files_of(self._checkpoints / digest)} | names
         return sum(path.stat().st_size for path in self._files() if path.name in kept)
 
-    def _files(self) -> list[Path]:
-        return [path for folder in (self._blobs, self._partial) for path in folder.iterdir()]
+    def _files(self) -> Iterator[Path]:
+        yield from (*self._blobs.iterdir(), *self._partial.iterdir())
 
     def _evict(self, max_bytes: int, keep: Set[str], spared: Set[str] | None) -> int:
         """Remove down to `max_bytes`, but no blob of `spared`; None for no blob at all, since a fetch may use any."""
