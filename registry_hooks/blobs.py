@@ -104,10 +104,8 @@ class BlobCache:
 
     def has_blob(self, entry: FileEntry) -> bool:
         """Whether the whole file is here; hashes it again, since anybody may have changed it on disk meanwhile."""
-        try:
-            return attesting.has_bytes(self._blobs / blob_name(entry), entry)
-        except FileNotFoundError:
-            return False
+        blob = self._blobs / blob_name(entry)
+        return blob.exists() and attesting.has_bytes(blob, entry)
 
     def distrust(self, digest: str, wrong: Iterable[FileEntry]) -> None:
         """Forget a checkpoint and those of its files whose bytes are wrong: the next fetch brings them anew."""
