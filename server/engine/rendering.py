@@ -8,7 +8,8 @@ import ctypes
 import inspect as signatures
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from jinja2 import TemplateError
@@ -20,6 +21,7 @@ from server.engine.template_sandbox import BoundedEnvironment
 # Templates take milliseconds. One that loops shares the interpreter with everybody's streams for so long.
 MAX_RENDER_S = 1.0
 _SHOWN_CHARS = 300
+_A_WORD = "harbour"
 
 # The name by which transformers makes the sandbox of a template.
 chat_template_utils.ImmutableSandboxedEnvironment = BoundedEnvironment
@@ -42,11 +44,9 @@ def render(tokenizer: Any, turns: list[dict[str, str]], variables: dict[str, Any
         raise InvalidRequestError(
             f"chat_template_kwargs: {own[0]} is not the client's to say; leave it out", param="chat_template_kwargs"
         )
+    shown = [turn | {"content": _parts(turn["content"])} for turn in turns] if _wants_parts(tokenizer) else turns
     try:
-        return within(
-            MAX_RENDER_S,
-            lambda: str(tokenizer.apply_chat_template(turns, add_generation_prompt=opens, tokenize=False, **variables)),
-        )
+        return within(MAX_RENDER_S, lambda: _rendered(tokenizer, shown, add_generation_prompt=opens, **variables))
     except TimeUpError as error:
         raise InvalidRequestError(
             f"the model's chat template did not end within {MAX_RENDER_S} s on these messages", param="messages"
@@ -59,6 +59,30 @@ def render(tokenizer: Any, turns: list[dict[str, str]], variables: dict[str, Any
             param="messages",
             code=code,
         ) from error
+
+
+@lru_cache(maxsize=1)
+def _wants_parts(tokenizer: Any) -> bool:
+    """Whether the template shows a message only where its content is a list of parts, as that of Llama Guard 3 does.
+
+    Of a text it would show nothing, and say so to nobody.
+    """
+    return not _shows(tokenizer, _A_WORD) and _shows(tokenizer, _parts(_A_WORD))
+
+
+def _shows(tokenizer: Any, content: Any) -> bool:
+    try:
+        return _A_WORD in within(MAX_RENDER_S, lambda: _rendered(tokenizer, [{"role": "user", "content": content}]))
+    except Exception:  # noqa: BLE001 - a template may raise anything
+        return False
+
+
+def _parts(content: str) -> list[dict[str, str]]:
+    return [{"type": "text", "text": content}]
+
+
+def _rendered(tokenizer: Any, turns: Sequence[Mapping[str, Any]], **variables: Any) -> str:
+    return str(tokenizer.apply_chat_template(turns, tokenize=False, **variables))
 
 
 class TimeUpError(Exception):

@@ -50,6 +50,21 @@ def test_a_template_gets_the_clients_variables(make_api: Callable[..., Any], loa
     assert api.chat(chat_template_kwargs={"count": 7}).json()["usage"]["prompt_tokens"] == 7
 
 
+PARTS_ALONE = "{% for m in messages %}{% for p in m.content %}{{ p.text if p.type == 'text' }}{% endfor %}{% endfor %}"
+EITHER = "{% for m in messages %}{{ m.content if m.content is string else m.content[0].text + '!' }}{% endfor %}"
+
+
+@pytest.mark.parametrize("content", ["Hello", [{"type": "text", "text": "Hello"}]])
+@pytest.mark.parametrize("template", [PARTS_ALONE, EITHER])
+def test_a_template_that_shows_parts_alone_gets_parts(
+    make_api: Callable[..., Any], loaded: LoadedModel, template: str, content: Any
+) -> None:
+    api = make_api(with_template(loaded, template))
+    body = {"messages": [{"role": "system", "content": "Hi. "}, {"role": "user", "content": content}]}
+
+    assert api.request("POST", "/tokenize", json=body).json()["prompt"] == "Hi. Hello"
+
+
 @pytest.mark.parametrize("name", ["chat_template", "tokenize", "continue_final_message", "truncation", "tools"])
 def test_how_a_template_is_run_is_not_the_clients_to_say(api: Any, name: str) -> None:
     response = api.chat(chat_template_kwargs={name: "{{ 7 }}"})
