@@ -48,7 +48,7 @@ DOORS = {
     # Evaluating asks the engine for token ids and rendered chats: a second copy of either is soon another one.
     "tokenizers": TORCH_ROOMS,
     # What a template says itself is told from its faults by the error.
-    "jinja2": ("server/engine/rendering.py",),
+    "jinja2": ("server/engine/rendering.py", "server/engine/template_sandbox.py"),
     "pyarrow": ("pipeline/evaluation/scores.py", "pipeline/evaluation/matching.py"),
     "safetensors": TORCH_ROOMS,
     "accelerate": ("pipeline/demo/*.py",),
