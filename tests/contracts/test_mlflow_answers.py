@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from registry_hooks import bounded_http
 from registry_hooks.errors import (
     AccessDeniedError,
     RegistryError,
@@ -34,6 +36,8 @@ class Stub(BaseHTTPRequestHandler):
         status, body = self.server.by_path.get(self.path.partition("?")[0], self.server.answer)
         self.send_response(status)
         self.send_header("content-length", str(len(body)))
+        for name, value in self.server.headers.items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
 
@@ -46,7 +50,7 @@ class Stub(BaseHTTPRequestHandler):
 @pytest.fixture
 def stub() -> Iterator[Any]:
     server: Any = HTTPServer(("127.0.0.1", 0), Stub)
-    server.seen, server.bodies, server.by_path = [], [], {}
+    server.seen, server.bodies, server.by_path, server.headers = [], [], {}, {}
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     yield server
@@ -76,6 +80,36 @@ def test_a_server_that_does_not_tell_its_version_is_no_mlflow(
 
     with pytest.raises(kind):
         registry.rest.server_facts()
+    registry.close()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "packed", "says"),
+    [
+        ("gzip", gzip.compress(b" " * 3_000_000), "more than 1000000 bytes"),
+        ("identity", b" " * 3_000_000, "more than 1000000 bytes"),
+        ("gzip, gzip", gzip.compress(gzip.compress(b" " * 3_000_000)), "encoded as 'gzip, gzip'"),
+        ("gzip", b"{}", "no gzip"),
+    ],
+    ids=["packed", "plain", "packed twice", "no gzip"],
+)
+def test_an_answer_without_end_takes_no_memory(
+    stub: Any, encoding: str, packed: bytes, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounded_http, "MAX_ANSWER_BYTES", 1_000_000)
+    stub.answer, stub.headers = (200, packed), {"content-encoding": encoding}
+    registry = MlflowRegistry(f"http://127.0.0.1:{stub.server_port}", timeout_s=5)
+    with pytest.raises(RegistryUnavailableError, match=says):
+        registry.resolve_alias("model", "Production")
+    registry.close()
+
+
+def test_a_proxy_may_pack_answers(stub: Any) -> None:
+    packed = gzip.compress(json.dumps({"registered_model": {"aliases": [{"alias": "A", "version": "3"}]}}).encode())
+    stub.answer, stub.headers = (200, packed), {"content-encoding": "gzip"}
+    registry = MlflowRegistry(f"http://127.0.0.1:{stub.server_port}", timeout_s=5)
+
+    assert registry.aliases("model") == {"A": 3}
     registry.close()
 
 
