@@ -99,10 +99,10 @@ def quarantine(hands: Hands, number: int, *, why: str, now: datetime) -> str:
     Raises:
         UnknownModelError: There is no such version.
     """
-    version = hands.registry.get_version(hands.name, number)
+    version, seen = hands.registry.get_version(hands.name, number), _look(hands)
     barred = hands.bar(version, why)
     hands.logbook.write(Entry(kind=ledger.QUARANTINE, because=why, target=number, by=this_person(), at=now))
-    still = ", which it names now: `relay rollback` moves it" if _look(hands).production in barred else ""
+    still = ", which it names now: `relay rollback` moves it" if seen.production in barred else ""
     return f"quarantined {', '.join(map(str, barred))}: never by itself in {hands.alias}{still}"
 
 

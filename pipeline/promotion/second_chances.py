@@ -38,6 +38,7 @@ def rejudge(hands: Hands, numbers: Sequence[int], *, why: str, now: datetime) ->
                 f"version {version.version} is quarantined, and nothing was changed: `relay unquarantine "
                 f"{version.version}` gives it another chance"
             )
+    hands.logbook.newest(1)  # what cannot be written down is not begun
     for version in versions:
         _judge_again(hands, version, ledger.REJUDGE, why, now)
     return f"the promoter judges {_listed(numbers)} again in its next pass"
@@ -57,6 +58,7 @@ def unquarantine(hands: Hands, number: int, *, why: str, now: datetime) -> str:
     barred = [twin for twin in twins if _is_quarantined(twin)]
     if not barred:
         raise UserError(f"version {number} is not quarantined, and nothing was changed")
+    hands.logbook.newest(1)  # what cannot be written down is not begun
     for twin in barred:
         for key in [key for key in twin.tags if key.startswith(contract.TAG_REFUSED_PREFIX)]:
             hands.registry.set_version_tag(hands.name, twin.version, key, None)
@@ -76,6 +78,7 @@ def forget(hands: Hands, server: str, *, why: str, now: datetime, by: str = "") 
     if contract.server_tag(server) not in tags:
         known = ", ".join(sorted(_servers(tags))) or "none"
         raise UserError(f"no server {server!r} has written into the registry, and nothing was changed; known: {known}")
+    hands.logbook.newest(1)  # what cannot be written down is not begun
     refused = contract.refused_tag(server)
     for version in hands.book.versions_after(hands.name, 0):
         if refused in version.tags:

@@ -18,7 +18,7 @@ from pipeline.promotion.marks import read_mark
 from pipeline.promotion.reconciling import Promoter
 from pipeline.promotion.stepping import Rest, Settle, next_step
 from registry_hooks import contract
-from registry_hooks.errors import RegistryUnavailableError, UnknownModelError, UserError
+from registry_hooks.errors import DeletedExperimentError, RegistryUnavailableError, UnknownModelError, UserError
 
 NAME = "model"
 
@@ -145,7 +145,8 @@ def test_a_pass_leaves_a_command_that_still_runs_alone_and_settles_what_it_left(
     ]
 
     assert steps[:2] == [Rest(because="ada@box is just moving Production to version 1")] * 2
-    assert isinstance(steps[2], Settle) and steps[2].adopt
+    assert isinstance(steps[2], Settle)
+    assert steps[2].adopt
 
 
 @pytest.mark.parametrize("calls", range(40))
@@ -261,10 +262,13 @@ def test_two_promoters_of_two_aliases_each_judge_what_comes(settled: Any) -> Non
     aliases = settled.registry.aliases(NAME)
     assert (aliases["Production"], aliases["Staging"]) == (number, number)
     assert [outcome.resting for outcome in outcomes] == ["nothing new"] * 2
-    assert settled.registry.model_tags(NAME).items() >= {
-        contract.TAG_JUDGED_THROUGH: str(number),
-        contract.judged_through_tag("Staging"): str(number),
-    }.items()
+    assert (
+        settled.registry.model_tags(NAME).items()
+        >= {
+            contract.TAG_JUDGED_THROUGH: str(number),
+            contract.judged_through_tag("Staging"): str(number),
+        }.items()
+    )
 
 
 def test_without_a_ledger_nothing_is_concluded_about_people(settled: Any) -> None:
@@ -299,6 +303,29 @@ def test_a_version_that_a_person_put_there_before_the_first_pass_is_held(world: 
 
     assert (world.production, world.kinds()) == (1, ["manual 1"])
     assert "moved outside of Relay" in str(hold_of(world))
+
+
+def test_a_word_that_cannot_be_written_down_changes_nothing(settled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deleted(*_: Any, **__: Any) -> None:
+        raise DeletedExperimentError("somebody deleted it", experiment="model/decisions")
+
+    barred = settled.publish()
+    moves.quarantine(settled.hands, barred, why="it swears", now=settled.now())
+    settled.registry.set_model_tag(NAME, contract.server_tag("box"), "{}")
+    settled.registry.set_version_tag(NAME, 1, contract.refused_tag("box"), "no")
+    before = [settled.tags(number) for number in (1, 2, barred)], settled.registry.model_tags(NAME)
+    monkeypatch.setattr(settled.registry, "find_runs", deleted)
+    hands, now = settled.hands, settled.now()
+    for word in (
+        lambda: moves.quarantine(hands, 1, why="", now=now),
+        lambda: second_chances.rejudge(hands, [1], why="", now=now),
+        lambda: second_chances.unquarantine(hands, barred, why="", now=now),
+        lambda: second_chances.forget(hands, "box", why="", now=now),
+    ):
+        with pytest.raises(DeletedExperimentError):
+            word()
+
+    assert before == ([settled.tags(number) for number in (1, 2, barred)], settled.registry.model_tags(NAME))
 
 
 def test_a_version_is_judged_again_when_a_person_asks(settled: Any) -> None:
