@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from rich.console import Group, RenderableType
@@ -19,6 +20,7 @@ from pipeline.promotion.refusing import declined, refusals
 from pipeline.promotion.standing import is_judged
 from pipeline.terminal import terminal
 from registry_hooks import contract
+from registry_hooks.records import ModelVersion
 
 _LINK = re.compile(r"\[([^\]]+)\]\((https?://[^\s)]+)\)")
 # Entries of a version that `why` tells.
@@ -64,8 +66,8 @@ def why(hands: Hands, number: int) -> RenderableType:
         parts += _links(version.description)  # one that is only a word, or broken in two, cannot be copied
     elif reason := version.tags.get(contract.TAG_REASON):
         parts.append(escape(reason))
-    if not is_judged(version, hands.alias) and hands.alias not in aliases:
-        parts.append(escape(f"It waits: {waiting.why(version, _facts(hands))}"))
+    if waits := _why_it_waits(hands, version, aliases):
+        parts.append(escape(f"It waits: {waits}"))
     parts += [f"server {escape(server)} refused it: {escape(text)}" for server, text in refusals(version).items()]
     parts += [f"server {escape(server)} declines it: {escape(text)}" for server, text in declined(version).items()]
     told = hands.logbook.about(number, _NUM_TOLD)
@@ -75,6 +77,13 @@ def why(hands: Hands, number: int) -> RenderableType:
 
 def _links(markdown: str) -> list[RenderableType]:
     return [Text(f"{word}: {url}", no_wrap=True, overflow="ignore") for word, url in _LINK.findall(markdown)]
+
+
+def _why_it_waits(hands: Hands, version: ModelVersion, aliases: Sequence[str]) -> str | None:
+    """Why it has no verdict yet; None where it has one, or is in production."""
+    if is_judged(version, hands.alias) or hands.alias in aliases:
+        return None
+    return waiting.why(version, _facts(hands))
 
 
 def _facts(hands: Hands) -> waiting.Facts:
@@ -105,6 +114,7 @@ def why_json(hands: Hands, number: int) -> str:
         "aliases": aliases,
         "state": version.tags.get(contract.TAG_STATE),
         "reason": version.tags.get(contract.TAG_REASON),
+        "waits": _why_it_waits(hands, version, aliases),
         "description": version.description,
         "entries": [_document(entry) for entry in hands.logbook.about(number, _NUM_TOLD)],
     }

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.promotion import ledger, moves, second_chances
+from pipeline.promotion import ledger, moves, reading, second_chances
 from pipeline.promotion.acting import Hands, SupersededError
 from pipeline.promotion.description import with_block
 from pipeline.promotion.ledger import Entry
@@ -326,6 +326,16 @@ def test_a_word_that_cannot_be_written_down_changes_nothing(settled: Any, monkey
             word()
 
     assert before == ([settled.tags(number) for number in (1, 2, barred)], settled.registry.model_tags(NAME))
+
+
+def test_why_for_programs_says_why_a_version_waits(settled: Any) -> None:
+    moves.hold(settled.hands, why="INCIDENT 42", now=settled.now())
+    number = settled.publish(score=100)
+    settled.promoter.reconcile()
+    told = {one: json.loads(reading.why_json(settled.hands, one))["waits"] for one in (2, number)}
+
+    assert told[2] is None
+    assert told[number].startswith("held: INCIDENT 42")
 
 
 def test_a_version_is_judged_again_when_a_person_asks(settled: Any) -> None:
