@@ -89,7 +89,7 @@ class Promoter:
     clock: Callable[[], datetime]
     rule: Rule = rules.NO_RULE
     silent_after_s: float = 120.0
-    _tries_before: datetime | None = field(default=None, init=False)
+    _impatient_of: frozenset[Trial] = field(default=frozenset(), init=False)
 
     def reconcile(self, *, compares: bool = True, is_patient: bool = True) -> Outcome:
         """Do all that is to be done now.
@@ -104,7 +104,9 @@ class Promoter:
         """
         done: list[str] = []
         num_void = 0
-        self._tries_before = None if is_patient else self.clock()
+        self._impatient_of = frozenset()
+        if not is_patient:  # by what is on record and not by a clock, which may be behind that of the last try
+            self._impatient_of = _trials(self.look())
         for _ in range(MAX_STEPS):
             seen = self.look()
             step = next_step(seen)
@@ -140,7 +142,7 @@ class Promoter:
             rule=f"{self.rule.policy}/{self.rule.test_set_digest or self.rule.score_metric}",
             metric=self.rule.score_metric,
             silent_after_s=self.silent_after_s,
-            tries_before=self._tries_before,
+            impatient_of=self._impatient_of,
         )
         return standing.read(hands.registry, hands.book, hands.name, hands.alias, terms=terms)
 
@@ -221,6 +223,12 @@ class Promoter:
         pairs = [(known.get(number), trial) for number, trial in trials.items()]
         pairs += [(seen.trial, of_all)] if of_all is not None else []
         return all(old is not None and (old.why, old.rule) == (new.why, new.rule) for old, new in pairs)
+
+
+def _trials(seen: Standing) -> frozenset[Trial]:
+    """All that tell of tries without a score."""
+    found = [seen.trial, *(seen.trial_of(version) for version in (*seen.unjudged, *seen.admitted))]
+    return frozenset(trial for trial in found if trial is not None)
 
 
 def alerts(seen: Standing, *, now: datetime, silent_after_s: float) -> list[str]:

@@ -45,14 +45,14 @@ class Terms:
         rule: By what it compares; what could not be scored for another rule is tried again at once.
         metric: The metric that decides alone; empty where a test set decides.
         silent_after_s: How old the heartbeat of a live server may be.
-        tries_before: What was tried before that moment is tried again, whatever its waits say; None: they count.
+        impatient_of: Trials whose waits do not count, since a person wants tried what they tell of.
     """
 
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
     rule: str = ""
     metric: str = ""
     silent_after_s: float = 120.0
-    tries_before: datetime | None = None
+    impatient_of: frozenset[Trial] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +170,7 @@ class Standing:
     def is_due(self, trial: Trial | None) -> bool:
         """Whether to try what a trial tells of now."""
         terms = self.terms
-        return is_due(trial, rule=terms.rule, now=terms.now, since=terms.tries_before)
+        return is_due(trial, rule=terms.rule, now=terms.now, known=terms.impatient_of)
 
 
 def read(

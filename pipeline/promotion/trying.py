@@ -7,6 +7,7 @@ the incumbent cannot be scored, the card has no room, the test set does not work
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -82,17 +83,17 @@ def after(last: Trial | None, trouble: Trouble, *, rule: str, now: datetime, abo
     )
 
 
-def is_due(trial: Trial | None, *, rule: str, now: datetime, since: datetime | None = None) -> bool:
+def is_due(trial: Trial | None, *, rule: str, now: datetime, known: Collection[Trial] = ()) -> bool:
     """Whether to try now.
 
     Args:
-        since: Whatever was tried before that moment is due: a person wants it tried. None: the waits count.
+        known: Trials whose waits do not count: a person wants tried what they tell of.
     """
     if trial is None or trial.rule != rule or trial.next_at <= now:
         return True
     if trial.next_at - now > timedelta(seconds=_WAITS.longest_s):
         return True  # no wait is that long: whoever wrote it had a clock that was ahead
-    return since is not None and trial.tried_at < since
+    return trial in known
 
 
 def write_trial(trial: Trial) -> str:

@@ -172,8 +172,8 @@ def test_what_cannot_be_scored_is_tried_with_waits_is_an_alert_and_is_given_up(s
     settled.publish(score=100)
     settled.table.judge = unscored(counted=True)
     first, second = settled.promoter.reconcile(), settled.promoter.reconcile()
-    soon = settled.promoter.clock() + timedelta(seconds=1)
-    settled.promoter.clock = lambda: soon
+    behind = settled.promoter.clock() - timedelta(seconds=1)  # another machine's clock
+    settled.promoter.clock = lambda: behind
     by_hand = settled.promoter.reconcile(is_patient=False)
     settled.promoter.clock = settled.now
     for _ in range(MAX_FAULTS):

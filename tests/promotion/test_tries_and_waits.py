@@ -53,8 +53,8 @@ def test_it_is_due_in_its_time_under_another_rule_and_when_a_person_asks() -> No
     assert not is_due(trial, rule="r", now=NOW)
     assert is_due(trial, rule="r", now=later)
     assert is_due(trial, rule="other", now=NOW)
-    assert is_due(trial, rule="r", now=NOW, since=NOW + timedelta(seconds=1))
-    assert not is_due(trial, rule="r", now=NOW, since=NOW)
+    assert is_due(trial, rule="r", now=NOW, known=[trial])
+    assert not is_due(trial, rule="r", now=NOW, known=[tried(2)])
 
 
 def test_a_clock_that_was_ahead_delays_nothing_by_more_than_the_longest_wait() -> None:
