@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
+from registry_hooks import file_lock
 from registry_hooks.errors import EngineStartError
 
 _PREFIX = "relay-"
@@ -17,6 +19,12 @@ _PREFIX = "relay-"
 MAX_SOCKET_PATH_BYTES = 103
 # `/relay-PID-` and eight letters, `/` and the longest name that a socket gets.
 _BELOW_BASE_BYTES = len("/relay-4194304-abcdefgh/e1000000.sock")
+
+# Whoever has just made one may not have locked it yet.
+_NEW_S = 60.0
+# An evaluation that fails leaves its folder, for the log in it: the newest few are enough.
+_MAX_HELD = 16
+_locks: list[int] = []
 
 
 def socket_dir() -> Path:
@@ -32,7 +40,7 @@ def socket_dir() -> Path:
         if len(os.fsencode(base)) + _BELOW_BASE_BYTES <= MAX_SOCKET_PATH_BYTES:
             _drop_leftovers(base)
             with contextlib.suppress(OSError):  # not ours to write into
-                return Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=base))
+                return _held(Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=base)))
     raise EngineStartError(
         "there is no folder for the sockets of engines, so nothing was started: TMPDIR, XDG_RUNTIME_DIR and /tmp are "
         f"longer than {MAX_SOCKET_PATH_BYTES - _BELOW_BASE_BYTES} bytes or cannot be written; set TMPDIR to another",
@@ -61,14 +69,39 @@ def _bases() -> Iterator[Path]:
     yield Path("/tmp")  # noqa: S108 - a folder of its own is made there, with a name that nobody can know before
 
 
+def _held(folder: Path) -> Path:
+    """Lock it for as long as this process lives, or until newer ones take its place."""
+    with contextlib.suppress(OSError):  # a file system without locks: nobody removes it there either
+        lock = file_lock.try_exclusive(folder)
+        if lock is not None:
+            _locks.append(lock)
+    while len(_locks) > _MAX_HELD:
+        os.close(_locks.pop(0))
+    return folder
+
+
 def _drop_leftovers(base: Path) -> None:
+    """Remove folders that nobody holds. A process number alone tells little: containers that share a folder do not see
+    each other's, and the same one comes again in the next.
+    """
     for old in base.glob(f"{_PREFIX}[0-9]*-*"):
         owner = old.name.removeprefix(_PREFIX).partition("-")[0]
         with contextlib.suppress(OSError):
-            if owner.isdecimal() and not psutil.pid_exists(int(owner)) and old.is_dir() and _is_mine(old):
-                for leftover in old.iterdir():
-                    leftover.unlink(missing_ok=True)
-                old.rmdir()
+            is_gone = owner.isdecimal() and (int(owner) == os.getpid() or not psutil.pid_exists(int(owner)))
+            if is_gone and old.is_dir() and _is_mine(old) and time.time() - old.stat().st_mtime > _NEW_S:
+                _remove_unheld(old)
+
+
+def _remove_unheld(folder: Path) -> None:
+    lock = file_lock.try_exclusive(folder)
+    if lock is None:
+        return
+    try:
+        for leftover in folder.iterdir():
+            leftover.unlink(missing_ok=True)
+        folder.rmdir()
+    finally:
+        os.close(lock)
 
 
 def _is_mine(folder: Path) -> bool:

@@ -47,7 +47,8 @@ def _drop_oldest(root: Path) -> None:
 
 def _is_live(folder: Path) -> bool:
     pid = folder.name.rpartition("-")[2]
-    return pid.isdecimal() and psutil.pid_exists(int(pid))
+    # In a container every start has the same number: an earlier folder of our own is that of one that is gone.
+    return pid.isdecimal() and int(pid) != os.getpid() and psutil.pid_exists(int(pid))
 
 
 def _by_age(folder: Path, pattern: str) -> list[Path]:

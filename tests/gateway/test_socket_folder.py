@@ -53,17 +53,32 @@ def test_a_path_that_no_socket_can_have_is_refused_before_anything_is_started(tm
     assert not (tmp_path / "e.log").exists()
 
 
-def test_socket_folders_of_dead_processes_are_removed_and_those_of_live_ones_stay(
+def test_socket_folders_that_nobody_holds_are_removed_whatever_the_process_number_says(
     short: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(socket_folder.tempfile, "tempdir", str(short))
-    dead, mine = short / "relay-999999999-x", short / f"relay-{os.getpid()}-x"
-    for folder in (dead, mine):
+    of_another_container = socket_dir().rename(short / "relay-999999999-held")
+    names = ("999999999-dead", f"{os.getpid()}-of-the-container-before", f"{os.getppid()}-lives", "999999999-new")
+    dead, before, lives, new = (short / f"relay-{name}" for name in names)
+    for folder in (dead, before, lives, new):
         folder.mkdir()
         (folder / "e1.sock").touch()
+    for folder in (of_another_container, dead, before, lives):
+        os.utime(folder, (1, 1))
 
     made = socket_dir()
 
-    assert not dead.exists()
-    assert mine.exists()
+    assert set(short.iterdir()) == {of_another_container, lives, new, made}
     assert made.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_newest_few_folders_of_one_process_are_held(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket_folder.tempfile, "tempdir", str(short))
+    for _ in range(20):
+        os.utime(socket_dir(), (1, 1))
+    num_open = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        os.utime(socket_dir(), (1, 1))
+
+    assert len(list(short.iterdir())) <= 17
+    assert len(os.listdir("/proc/self/fd")) == num_open

@@ -91,3 +91,11 @@ def test_only_the_newest_folders_of_gateways_that_are_gone_stay(tmp_path: Path) 
 
     assert live in left
     assert left & set(gone) == set(gone[-(MAX_FOLDERS - 1) :])
+
+
+def test_log_folders_of_earlier_containers_whose_process_had_our_number_go_as_well(tmp_path: Path) -> None:
+    for number in range(MAX_FOLDERS + 5):
+        (tmp_path / f"20260101T0000{number:02}-{os.getpid()}").mkdir()
+    EngineLogs(tmp_path)
+
+    assert len(list(tmp_path.iterdir())) == MAX_FOLDERS - 1
