@@ -15,6 +15,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from server.gateway import openai_errors
 
 MAX_HEAD_BYTES = 64 * 1024
+# A header takes a hundred bytes here, however short it is.
+MAX_HEADERS = 256
 HEAD_S = 10.0
 BODY_SILENCE_S = 30.0
 BODY_S = 300.0
@@ -124,13 +126,21 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._part == "head":  # else it stands behind a chunked body: nobody reads it, so it is not kept
-            super().on_header(name, value)
+        if self._part != "head":  # it stands behind a chunked body: nobody reads it, so it is not kept
+            return
+        if len(self.headers) >= MAX_HEADERS:
+            self._refuse_head()
+            raise ValueError("too many headers")  # ends the parser
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._part, self._since, self._num_head_bytes = "body", self.loop.time(), 0
         self._crowd.asks(self)
         super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        if not self.transport.is_closing():  # else it is answered, or given up
+            super().send_400_response(msg)
 
     def on_body(self, body: bytes) -> None:
         self._num_head_bytes = 0
@@ -160,10 +170,11 @@ class BoundedHttp(HttpToolsProtocol):
     def _refuse_head(self) -> None:
         if self.transport.is_closing():
             return
-        if self._part == "body":  # headers behind it that do not end; its answer may be under way
+        is_answering = self.cycle is not None and not self.cycle.response_complete
+        if self._part == "body" or is_answering:  # nothing may be written into an answer that may be under way
             self.transport.abort()
             return
-        message = f"the head of the request is larger than {MAX_HEAD_BYTES} bytes"
+        message = f"the head of the request has more than {MAX_HEAD_BYTES} bytes or {MAX_HEADERS} headers"
         body = openai_errors.invalid(message, code="head_too_large", status=431).body("")
         self.transport.write(
             b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\n"

@@ -136,6 +136,18 @@ def test_a_head_has_an_end(front: Front) -> None:
         assert is_closed(client)
 
 
+@pytest.mark.parametrize("end", [b"", b"\r\n"], ids=["a part of a head", "a whole head"])
+def test_a_head_of_many_small_headers_is_not_kept(front: Front, end: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", front.port)) as client:
+        client.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n" + b"a:b\r\n" * (bounds.MAX_HEADERS + 1) + end)
+        answer = client.recv(65536)
+
+        assert answer.startswith(b"HTTP/1.1 431 ")
+        assert answer.count(b"HTTP/1.1") == 1
+        assert b'"head_too_large"' in answer
+        assert is_closed(client)
+
+
 @pytest.mark.parametrize("dripping", [b"a:b\r\n" * 2000, b"x" * 10_000], ids=["many", "one without an end"])
 def test_headers_behind_a_body_have_an_end(monkeypatch: pytest.MonkeyPatch, dripping: bytes) -> None:
     kept: list[bytes] = []
