@@ -33,7 +33,12 @@ _NOT_SERVED: dict[str, tuple[Any, ...]] = {
     "web_search_options": (),
     "suffix": ("",),
 }
-_NOT_SERVED_IN_CHAT: dict[str, tuple[Any, ...]] = {"echo": (False,)}
+_NOT_SERVED_IN_CHAT: dict[str, tuple[Any, ...]] = {
+    "echo": (False,),
+    # vLLM's: an answer that was begun is to be continued. Ignored, the model would begin a new one.
+    "continue_final_message": (False,),
+    "add_generation_prompt": (True,),
+}
 
 
 class _Wire(BaseModel):

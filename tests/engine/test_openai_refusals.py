@@ -144,6 +144,8 @@ class TestRefusals:
             {"tools": [{"type": "function"}]},
             {"response_format": {"type": "json_object"}},
             {"reasoning_effort": "high"},
+            {"continue_final_message": True},
+            {"add_generation_prompt": False},
         ],
     )
     def test_fields_that_are_not_served_are_refused_by_name(self, api: Any, field: dict[str, Any]) -> None:
