@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import signal
 import socket
 import threading
@@ -119,7 +120,14 @@ def serve(settings: Settings) -> int:
             signal.signal(number, server.handle_exit)
         events.logger().info("gateway.listening", url=url, server=settings.serve.server_name)
         server.run(sockets=[listener])
-    events.logger().info("gateway.stopped")
+    return _ended(gateway.watcher)
+
+
+def _ended(watcher: threading.Thread) -> int:
+    """The exit code; ends this process itself where it would wait for a store or registry that says nothing."""
+    events.logger().info("gateway.stopped", in_the_middle_of_a_reload=watcher.is_alive())
+    if watcher.is_alive():  # nothing is left to do for it, and the threads of its fetch would be waited for
+        os._exit(0)
     return 0
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import configparser
 import contextlib
+import os
 import signal
 import socket
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 
 from registry_hooks.settings import ServeSettings
+from server.gateway import serving
 from server.gateway.departure import Departure
 from tests.gateway.front import a_front, answering, with_length
 
@@ -95,3 +98,19 @@ def test_systemd_waits_longer_than_a_server_takes_to_leave(unit: str) -> None:
 
     assert notice_s == 5
     assert parsed.getint("Service", "TimeoutStopSec") > notice_s + ServeSettings().shutdown_grace_s + 10
+
+
+@pytest.mark.parametrize("hangs", [True, False])
+def test_a_fetch_that_hangs_does_not_hold_the_end_of_the_process(hangs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_end, codes = threading.Event(), list[int]()
+    monkeypatch.setattr(os, "_exit", codes.append)
+    loop = threading.Thread(target=may_end.wait, args=(20 if hangs else 0,))
+    loop.start()
+    if not hangs:
+        loop.join()
+
+    code = serving._ended(loop)
+    may_end.set()
+    loop.join()
+
+    assert (code, codes) == (0, [0] if hangs else [])
