@@ -43,13 +43,14 @@ class TestSet:
 
     @property
     def slices(self) -> Mapping[str, int]:
-        """Number of items of each slice, by name."""
-        return dict(sorted(Counter(item.slice for item in self.items).items()))
+        """Observations of each slice, by name."""
+        found = {(item.slice, _observation(item)) for item in self.items}
+        return dict(sorted(Counter(name for name, _ in found).items()))
 
     @property
     def num_observations(self) -> int:
         """Items, those of one group counted once."""
-        return len({("group", item.group) if item.group else ("item", item.item_id) for item in self.items})
+        return len({_observation(item) for item in self.items})
 
 
 def load(path: Path) -> TestSet:
@@ -83,6 +84,10 @@ def build(items: Sequence[Item], *, name: str, source: str = "") -> TestSet:
     texts = (json.dumps(item.canonical(), sort_keys=True) for item in sorted(items, key=lambda item: item.item_id))
     digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
     return TestSet(name=name, source=source, items=tuple(items), digest=digest)
+
+
+def _observation(item: Item) -> tuple[str, str]:
+    return ("group", item.group) if item.group else ("item", item.item_id)
 
 
 class _Seen:

@@ -103,6 +103,7 @@ def _judge(
         return MetricJudge(source=registry, policy=policy, compare_url=url), rule, [line]
     from pipeline.evaluation import test_set as test_sets
     from pipeline.evaluation.results import Evaluation
+    from pipeline.evaluation.sampling import draw
     from pipeline.evaluation.scoring import Scoring
     from pipeline.evaluation.test_set import TestSet
     from pipeline.promotion.detectable import smallest_difference_lines
@@ -130,8 +131,8 @@ def _judge(
         test_set_source=str(path.absolute()),
         test_set_sample=str(num_sampled or ""),
     )
-    num_shown = min(num_sampled or test_set.num_observations, test_set.num_observations)
-    lines = smallest_difference_lines(num_shown, test_set.slices, policy)
+    decides = draw(test_set, num_sampled, seed=0) if num_sampled else test_set  # any sample shows as much
+    lines = smallest_difference_lines(decides.num_observations, decides.slices, policy)
     if num_sampled:
         return SamplingJudge(judge_on=judge_on, pool=test_set, num_items=num_sampled), rule, lines
 

@@ -19,7 +19,7 @@ from pipeline.promotion.ledger import Entry
 from pipeline.promotion.policy import Policy
 from pipeline.promotion.rule import Rule
 from registry_hooks import events
-from registry_hooks.settings import RegistrySettings, Settings
+from registry_hooks.settings import RegistrySettings, Settings, load
 
 NAME = "model"
 LINE = '{"id": "a", "prompt": "7 is", "answer": " odd"}\n'
@@ -88,6 +88,22 @@ def judged(wired: Any, by_test_set: Rule) -> Any:
         wired.promoter.reconcile()
     wired.publish(score=9)
     return wired
+
+
+def test_what_is_printed_of_a_test_set_is_what_one_sample_shows_and_a_group_counts_once(
+    wired: Any, tmp_path: Path
+) -> None:
+    pool = tmp_path / "pool.jsonl"
+    items = [
+        {"id": str(n), "prompt": f"{n} is", "answer": " odd", "slice": "a" if n < 400 else "b", "group": f"g{n // 5}"}
+        for n in range(450)
+    ]
+    pool.write_text("\n".join(map(json.dumps, items)))
+    loaded = load(overrides={"evaluate": {"test_set": pool, "sample": 90}})
+
+    with wiring.promoter_of(loaded) as (_, lines):
+        assert lines[1].startswith("18 items, 1 candidate: ")
+        assert "slices with fewer than 6 items can never show harm (b)" in lines[-1]
 
 
 def test_a_pass_without_the_test_set_that_decided_last_compares_nothing(
