@@ -16,6 +16,8 @@ from pipeline.promotion.verdicts import Comparison, GuardrailReport, SliceReport
 
 BoolArray = npt.NDArray[np.bool_]
 _FLIPS_PER_LEVEL = 4
+# Seconds; a `slice_alpha` that would need more can hardly be reached by any harm.
+_MAX_FLIPS = 1_000_000
 
 
 def compare(incumbent: Scores, candidates: Sequence[Scores], *, policy: Policy) -> tuple[Comparison, ...]:
@@ -78,7 +80,7 @@ def _p_harm(d_N: FloatArray, is_in_N: BoolArray, groups: Sequence[str], policy: 
     own = [group for group, is_in in zip(groups, is_in_N, strict=True) if is_in] if groups else []
     observed_G = statistics.summed(d_N[is_in_N], statistics.clusters_of(own))
     # Enough flips for a p-value that the correction for all slices can leave below slice_alpha.
-    enough = math.ceil(_FLIPS_PER_LEVEL * num_slices / policy.slice_alpha)
+    enough = min(_MAX_FLIPS, math.ceil(_FLIPS_PER_LEVEL * num_slices / policy.slice_alpha))
     return statistics.harm_p_of_mean(observed_G, num_flips=max(policy.num_flips, enough), seed=policy.seed)
 
 

@@ -91,6 +91,23 @@ def test_of_losses_a_hair_everywhere_is_no_harm_and_a_lot_in_the_mean_is(scored:
     assert comparison_of(harmed, 2).slices[1].is_harmed
 
 
+def test_a_level_that_no_harm_reaches_costs_seconds_and_not_days(
+    scored: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flips: list[int] = []
+
+    def counted(differences: object, *, num_flips: int, seed: int) -> float:
+        flips.append(num_flips)
+        return 1.0
+
+    monkeypatch.setattr(statistics, "harm_p_of_mean", counted)
+    for level in (0.05, 1e-12):
+        policy = Policy(primary="loss", slice_alpha=level)
+        decide(scored(1, np.ones(9)), [scored(2, np.zeros(9))], policy=policy)
+
+    assert flips == [4_000, 1_000_000]
+
+
 def test_of_losses_many_small_harms_do_not_hide_behind_few_large_gains(scored: Build) -> None:
     """More items got worse, but in the mean the slice is better: a sign test called that harm."""
     base = np.full(100, 2.0)
