@@ -30,7 +30,10 @@ class Spare:
         if self.child is not None and not self.child.is_alive():
             self._bury(self.child, now_s)
         if self.child is None and now_s >= self._not_before_s:
-            self.child = self._make()
+            try:
+                self.child = self._make()
+            except OSError as error:  # no memory, no process number, no descriptor now: no reason to do without a model
+                self._put_off(now_s, how=repr(error))
 
     def take(self) -> EngineChild | None:
         """The one that waits, to be made an engine of; None when none does."""
@@ -40,8 +43,12 @@ class Spare:
         return child
 
     def _bury(self, dead: EngineChild, now_s: float) -> None:
+        self.child = None
+        self._put_off(now_s, how=dead.last_words())
+        dead.stop()
+
+    def _put_off(self, now_s: float, *, how: str) -> None:
         self._num_deaths += 1
         again_in_s = DEATHS.delay_s(self._num_deaths)
-        self.child, self._not_before_s = None, now_s + again_in_s
-        events.logger().warning("spare.died", how=dead.last_words(), again_in_s=again_in_s)
-        dead.stop()
+        self._not_before_s = now_s + again_in_s
+        events.logger().warning("spare.died", how=how, again_in_s=again_in_s)

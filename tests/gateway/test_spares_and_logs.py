@@ -45,6 +45,21 @@ def test_a_spare_that_dies_is_replaced_later_each_time() -> None:
     assert spare.take() is None
 
 
+def test_a_spare_that_cannot_be_started_is_no_error_and_is_tried_again_later() -> None:
+    tries = list[int]()
+
+    def make() -> EngineChild:
+        tries.append(second)
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    spare = Spare(make)
+    for second in range(10):
+        spare.keep(now_s=second)
+
+    assert tries == [0, 1, 3, 7]
+    assert spare.take() is None
+
+
 def test_a_spare_that_was_of_use_ends_the_waiting() -> None:
     made = Made()
     spare = Spare(made)
