@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
@@ -170,6 +171,11 @@ def _connect(settings: StoreSettings, endpoint_url: str | None, credentials: Cre
     session = boto3.session.Session(**keys)
     region = session.region_name or ("us-east-1" if endpoint_url else None)
     try:
+        if endpoint_url and urlsplit(endpoint_url).password is not None:
+            raise SettingsError(
+                "store.endpoint_url (or MLFLOW_S3_ENDPOINT_URL) holds a password, which would end up in logs: use "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
         return session.client("s3", endpoint_url=endpoint_url, region_name=region, config=config, verify=_authority())
     except ValueError as error:
         raise SettingsError(f"store.endpoint_url {endpoint_url!r} is not the URL of a store: {error}") from error

@@ -102,6 +102,13 @@ def test_a_refused_key_says_which_endpoint_and_what_to_set() -> None:
     assert "AWS_ACCESS_KEY_ID" in str(raised.value)
 
 
+def test_a_password_in_the_endpoint_is_refused_and_not_shown() -> None:
+    with pytest.raises(SettingsError, match="holds a password") as caught:
+        S3Store(StoreSettings(), "http://user:hush@localhost:9000")
+
+    assert "hush" not in str(caught.value)
+
+
 def test_an_endpoint_that_is_no_url_is_a_matter_of_settings() -> None:
     with pytest.raises(SettingsError, match=r"store\.endpoint_url 'localhost:9000'"):
         S3Store(StoreSettings(), "localhost:9000", credentials=KEYS)
