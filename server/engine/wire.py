@@ -56,7 +56,7 @@ class Message(_Wire):
     """One turn of a chat."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)] | None = None
     name: str | None = None
     tool_call_id: str | None = None
     tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
@@ -98,7 +98,7 @@ class _Request(_Wire):
     frequency_penalty: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] | None = None
-    logit_bias: Annotated[dict[str, _Bias], Field(max_length=MAX_BIASES)] | None = None
+    logit_bias: dict[str, _Bias] | None = None
     stop: Annotated[Annotated[list[_Stop], Field(max_length=MAX_STOPS)] | None, BeforeValidator(_as_list)] = None
 
     @property
@@ -109,7 +109,7 @@ class _Request(_Wire):
 class ChatRequest(_Request):
     """Body of `POST /v1/chat/completions`."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
@@ -125,7 +125,9 @@ class CompletionRequest(_Request):
             null, and what is known of them already is not computed again. Named as in SGLang.
     """
 
-    prompt: Annotated[list[str | list[int]], Field(min_length=1, max_length=MAX_PROMPTS)]
+    prompt: Annotated[
+        list[str | Annotated[list[int], Field(fail_fast=True)]], Field(min_length=1, max_length=MAX_PROMPTS)
+    ]
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
@@ -151,6 +153,8 @@ def parse(kind: type[_AnyRequest], document: Any) -> _AnyRequest:
     for choice, offer in (("tool_choice", "tools"), ("function_call", "functions")):
         if document.get(choice) == "none":  # what may not be called changes nothing
             document.pop(offer, None)
+    if isinstance(biases := document.get("logit_bias"), dict) and len(biases) > MAX_BIASES:
+        raise InvalidRequestError(f"logit_bias: at most {MAX_BIASES} tokens", param="logit_bias")
     refused = _NOT_SERVED if kind is CompletionRequest else _NOT_SERVED | _NOT_SERVED_IN_CHAT
     for name, harmless in refused.items():
         if name in document and document[name] not in harmless:

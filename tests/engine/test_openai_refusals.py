@@ -8,11 +8,14 @@ import json
 from typing import Any
 
 import httpx
+import pydantic
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AddedToken
 
+from server.engine import tokenizing, wire
+from server.engine.api_errors import InvalidRequestError
 from server.engine.bodies import MAX_BODY_BYTES
 from server.engine.loading import LoadedModel
 
@@ -252,3 +255,26 @@ def with_template(loaded: LoadedModel, template: str | None) -> Any:
     tokenizer = type(loaded.tokenizer)(tokenizer_object=loaded.tokenizer.backend_tokenizer)
     tokenizer.chat_template = template
     return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("kind", "document"),
+    [
+        (wire.CompletionRequest, {"prompt": [["a"] * 100]}),
+        (wire.ChatRequest, {"messages": [{}] * 100}),
+        (wire.ChatRequest, {"messages": [{"role": "user", "content": [1] * 100}]}),
+        (tokenizing.TokenizeRequest, {"messages": [{}] * 100}),
+        (tokenizing.DetokenizeRequest, {"tokens": ["a"] * 100}),
+    ],
+)
+def test_a_list_of_mistakes_is_read_up_to_the_first(kind: type[pydantic.BaseModel], document: dict[str, Any]) -> None:
+    with pytest.raises(pydantic.ValidationError) as caught:
+        kind.model_validate(document)
+
+    assert caught.value.error_count() < 5
+
+
+def test_too_many_biases_are_refused_before_they_are_read() -> None:
+    biases = {str(number): 1000 for number in range(wire.MAX_BIASES + 1)}
+    with pytest.raises(InvalidRequestError, match="at most 1024 tokens"):
+        wire.parse(wire.CompletionRequest, {"prompt": "a", "logit_bias": biases})
