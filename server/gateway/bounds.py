@@ -7,6 +7,7 @@ that has waited longest without a request goes.
 from __future__ import annotations
 
 import asyncio
+import re
 import resource
 from typing import Any, Literal
 
@@ -36,6 +37,10 @@ def most_connections() -> int:
     if soft == resource.RLIM_INFINITY:
         return MOST_CONNECTIONS
     return max(16, min(MOST_CONNECTIONS, (soft - _OTHER_DESCRIPTORS) // 2 - SPARE_CONNECTIONS))
+
+
+# Java's and curl's clients offer HTTP/2 with any request; the parser would take the body for the other protocol.
+_UPGRADE = re.compile(rb"(?<=\r\n)upgrade(?=:)", re.IGNORECASE)
 
 
 class Crowd:
@@ -117,7 +122,7 @@ class BoundedHttp(HttpToolsProtocol):
             self._begin_head()
         self._heard_at = self.loop.time()
         self._num_head_bytes += len(data)
-        super().data_received(data)
+        super().data_received(_without_upgrade(data) if self._part == "head" else data)
         if self._part != "none" and self._num_head_bytes > MAX_HEAD_BYTES:
             self._refuse_head()
 
@@ -181,3 +186,9 @@ class BoundedHttp(HttpToolsProtocol):
             b"connection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
         )
         self.transport.close()
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """Of a head, the same without an offer to speak another protocol, which a server may pass over."""
+    head, end, body = data.partition(b"\r\n\r\n")
+    return _UPGRADE.sub(b"ignored", head) + end + body

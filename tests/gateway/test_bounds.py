@@ -136,6 +136,13 @@ def test_a_head_has_an_end(front: Front) -> None:
         assert is_closed(client)
 
 
+def test_an_offer_of_http_2_takes_no_body_away(front: Front) -> None:
+    offer = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c", "http2-settings": "AAMAAABkAAQAAP__"}
+    answers = [front.client.post("/v1/chat/completions", json=CHAT, headers=offer) for _ in range(2)]
+
+    assert [answer.status_code for answer in answers] == [200, 200]
+
+
 @pytest.mark.parametrize("end", [b"", b"\r\n"], ids=["a part of a head", "a whole head"])
 def test_a_head_of_many_small_headers_is_not_kept(front: Front, end: bytes) -> None:
     with socket.create_connection(("127.0.0.1", front.port)) as client:
