@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+# A short section takes seconds; whoever waits must not hang with another that hangs in one.
+LONGEST_S = 60.0
+_POLL_S = 0.01
+
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Hold the lock; wait for it first. For short sections: others wait as long as the body takes."""
-    fd = _open(path)
+def exclusive(path: Path, *, timeout_s: float = LONGEST_S) -> Iterator[None]:
+    """Hold the lock; wait for it first. For short sections: others wait as long as the body takes.
+
+    Raises:
+        TimeoutError: Somebody else held it all the time; a process that was stopped keeps it.
+    """
+    deadline = time.monotonic() + timeout_s
+    while (lock := try_exclusive(path)) is None:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"another process has held the lock {path} for {timeout_s:g} s: does it hang?")
+        time.sleep(_POLL_S)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(fd)
+        os.close(lock)
 
 
 def try_exclusive(path: Path) -> int | None:

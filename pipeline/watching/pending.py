@@ -11,6 +11,7 @@ and more (measured). Whoever publishes does it (`secure`); what a power cut spoi
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import secrets
 import shutil
@@ -84,7 +85,7 @@ class PendingQueue:
         """
         found = stageable.inspect(folder, base=provenance.base)
         code = provenance.code or code_state.look(provenance.code_dir)
-        with file_lock.exclusive(self.folder / _QUEUE_LOCK):
+        with file_lock.exclusive(self.folder / _QUEUE_LOCK, timeout_s=math.inf):
             fingerprint = papers.fingerprint(folder, self._target)
             if self.has_seen(folder):
                 return Staged(entry=None)
@@ -160,7 +161,9 @@ class PendingQueue:
 
     def sweep(self) -> None:
         """Remove what was dropped, and what killed processes and power cuts left."""
-        with file_lock.exclusive(self.folder / _QUEUE_LOCK):  # so that whatever looks unfinished is nobody's
+        with file_lock.exclusive(
+            self.folder / _QUEUE_LOCK, timeout_s=math.inf
+        ):  # so that whatever looks unfinished is nobody's
             for leftover in list(self.folder.iterdir()):
                 if leftover.name.startswith(_STAGING) or _is_spoilt(leftover):
                     self._hide(leftover)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from registry_hooks import manifest
+from registry_hooks import file_lock, manifest
 from registry_hooks.blobs import Bound
 from registry_hooks.errors import (
     FetchCancelledError,
@@ -161,3 +163,16 @@ def test_a_fetch_from_a_store_that_drips_ends_when_it_is_no_longer_wanted_or_tim
     with pytest.raises(StoreUnavailableError, match="fetch_timeout_s"):
         shop.fetch(version, deadline_s=0.1)
     assert time.monotonic() - begun < 4
+
+
+def test_a_cache_whose_lock_another_process_keeps_is_an_error_and_no_hang(
+    shop: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version, now = shop.publish(shop.files(1000)), itertools.count()
+    monkeypatch.setattr(file_lock, "time", SimpleNamespace(monotonic=lambda: next(now), sleep=lambda _: None))
+    held = file_lock.try_exclusive(shop.cache.root / "lock")
+    assert held is not None
+
+    with pytest.raises(TimeoutError, match="lock"):
+        shop.fetch(version)
+    os.close(held)
