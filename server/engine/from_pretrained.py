@@ -25,6 +25,8 @@ _RECOMPUTED = (
     (re.compile(r"(^|\.)(attn|attention)\.bias$"), (4,)),
     (re.compile(r"(^|\.)rotary_emb\.inv_freq$"), (1,)),
 )
+# Where a config may name the attention that it was saved with; transformers loads it from the hub if it is no word.
+_ATTENTION_KEYS = ("attn_implementation", "_attn_implementation")
 _MAX_CAUSES = 10
 # What allocators, threads and libraries in Rust say in plain errors when the system has no more to give.
 _SIGNS_OF_THE_MACHINE = (
@@ -108,6 +110,13 @@ def _check_known(files: CheckpointFiles) -> None:
             f"{files.folder / CONFIG_FILE} has auto_map and the model_type {model_type!r}, which transformers does not "
             "know: it wants Python code of its own run, which Relay never does; nothing was loaded or published: "
             "use an architecture of transformers"
+        )
+    configs = (files.config, *(part for part in files.config.values() if isinstance(part, dict)))
+    named = [str(config.get(key) or "") for config in configs for key in _ATTENTION_KEYS]
+    if kernel := next((name for name in named if "/" in name), None):
+        raise NotACheckpointError(
+            f"{files.folder / CONFIG_FILE} names {kernel[:100]!r} for its attention, a program from the hub, "
+            f"which Relay never runs; nothing was loaded or published: remove {' and '.join(_ATTENTION_KEYS)} from it"
         )
 
 

@@ -215,6 +215,13 @@ def test_code_that_is_left_over_is_not_needed_and_not_run(folder: Path) -> None:
     assert type(load(folder, ON_CPU).model).__module__.startswith("transformers.")
 
 
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+def test_a_program_of_the_hub_named_for_the_attention_is_refused(folder: Path, key: str) -> None:
+    change_json(folder / CONFIG, **{key: "somebody/flash-attn2"})
+
+    assert "a program from the hub" in refusal(folder)
+
+
 def test_an_unknown_architecture_is_refused(folder: Path) -> None:
     change_json(folder / CONFIG, model_type="nobody_knows_it", architectures=["NobodyForCausalLM"])
 
