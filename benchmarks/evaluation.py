@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -192,6 +193,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=None, help="folder of the results; default: benchmarks/results")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: it takes its servers down with it
     with tempfile.TemporaryDirectory(prefix="relay-evaluation-") as folder:
         report = measure(Path(folder), 1 if arguments.quick else arguments.rounds, quick=arguments.quick)
     report.write(arguments.out or (Path(tempfile.gettempdir()) if arguments.quick else RESULTS))

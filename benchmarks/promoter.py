@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -163,6 +164,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tenth of the versions, to see that it runs")
     parser.add_argument("--out", type=Path, default=None, help="folder of the results; default: benchmarks/results")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: it takes its servers down with it
     num_versions, num_decisions = (1000, 1200) if arguments.quick else (10_000, 12_000)
     rows: list[Row] = []
     for kind in ("sqlite", "postgresql"):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import tempfile
 import time
 from collections import defaultdict
@@ -192,6 +193,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=None, help="folder of the results; default: benchmarks/results")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: it takes its servers down with it
     report = measure(1 if arguments.quick else arguments.rounds, quick=arguments.quick)
     report.write(arguments.out or (Path(tempfile.gettempdir()) if arguments.quick else RESULTS))
 

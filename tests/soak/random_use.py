@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -182,7 +183,9 @@ def main() -> int:
     """Soak, and say what was found; exit code 1 when something was."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=1800.0)
-    wrong = run(parser.parse_args().seconds)
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: it takes its servers down with it
+    wrong = run(options.seconds)
     for finding in wrong:
         print(f"found: {finding}")
     print("nothing was left behind" if not wrong else f"{len(wrong)} findings")
