@@ -28,6 +28,9 @@ _RECOMPUTED = (
 # Where a config may name the attention that it was saved with; transformers loads it from the hub if it is no word.
 _ATTENTION_KEYS = ("attn_implementation", "_attn_implementation")
 _MAX_CAUSES = 10
+# A model has about as many parameters as are saved. One that would be much larger is refused before memory is taken
+# for it; smaller differences are found, and named, when its tensors are loaded.
+_MOST_TIMES, _MOST_MORE = 4, 100_000_000
 # What allocators, threads and libraries in Rust say in plain errors when the system has no more to give.
 _SIGNS_OF_THE_MACHINE = (
     "out of memory",
@@ -82,6 +85,7 @@ def load_model(files: CheckpointFiles, place: Path, dtype: torch.dtype) -> Any:
     try:
         config = AutoConfig.from_pretrained(place, local_files_only=True, trust_remote_code=False)
         config.get_text_config().use_cache = True  # the HF Trainer saves false when it checkpoints gradients
+        _check_size(files, config)
         model, report = AutoModelForCausalLM.from_pretrained(
             place,
             config=config,
@@ -92,6 +96,8 @@ def load_model(files: CheckpointFiles, place: Path, dtype: torch.dtype) -> Any:
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are in the report then, by name
         )
+    except NotACheckpointError:
+        raise
     except Exception as error:
         raise _why(f"transformers cannot load {files.folder}", error, files, place) from error
     _check_report(files, report)
@@ -100,6 +106,17 @@ def load_model(files: CheckpointFiles, place: Path, dtype: torch.dtype) -> Any:
             f"{files.folder} is a recurrent model ({type(model).__name__}): this engine keeps attention caches only"
         )
     return model.eval()
+
+
+def _check_size(files: CheckpointFiles, config: Any) -> None:
+    with torch.device("meta"):  # no parameter takes memory
+        model = AutoModelForCausalLM.from_config(config)
+    wanted = sum(parameter.numel() for parameter in model.parameters())
+    if wanted > _MOST_TIMES * files.num_parameters + _MOST_MORE:
+        raise NotACheckpointError(
+            f"the weights in {files.folder} are not those of its config: it asks for {wanted:,} parameters, and "
+            f"{files.num_parameters:,} are there; nothing was loaded: save model and config together"
+        )
 
 
 def _check_known(files: CheckpointFiles) -> None:

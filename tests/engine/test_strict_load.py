@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from registry_hooks.checkpoint_files import inspect
 from registry_hooks.errors import NotACheckpointError, SettingsError
@@ -190,6 +191,13 @@ def test_a_tensor_of_another_shape_is_refused(folder: Path) -> None:
     change_weights(folder, lambda weights: weights.update({"model.norm.weight": torch.zeros(7)}))
 
     assert "model.norm.weight has the shape [7] where the config asks for [128]" in refusal(folder)
+
+
+def test_a_config_far_larger_than_the_weights_takes_no_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    change_json(folder / CONFIG, vocab_size=40_000_000)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("it was loaded"))
+
+    assert "parameters" in refusal(folder)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
