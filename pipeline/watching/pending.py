@@ -11,7 +11,6 @@ and more (measured). Whoever publishes does it (`secure`); what a power cut spoi
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import secrets
 import shutil
@@ -34,6 +33,8 @@ FAILED_NAME = "failed"
 MAX_FAILED = 4
 _NOTHING_KNOWN = Provenance()
 _STAGING, _GONE = ".staging-", ".gone-"
+# Checkpoints are copied under the queue's lock, one after the other.
+_LONGEST_COPY_S = 3600.0
 _QUEUE_LOCK, _PUBLISHER_LOCK, _SEEN_FILE = ".queue.lock", ".publisher.lock", ".seen.json"
 
 
@@ -85,7 +86,7 @@ class PendingQueue:
         """
         found = stageable.inspect(folder, base=provenance.base)
         code = provenance.code or code_state.look(provenance.code_dir)
-        with file_lock.exclusive(self.folder / _QUEUE_LOCK, timeout_s=math.inf):
+        with file_lock.exclusive(self.folder / _QUEUE_LOCK, timeout_s=_LONGEST_COPY_S):
             fingerprint = papers.fingerprint(folder, self._target)
             if self.has_seen(folder):
                 return Staged(entry=None)
@@ -161,9 +162,8 @@ class PendingQueue:
 
     def sweep(self) -> None:
         """Remove what was dropped, and what killed processes and power cuts left."""
-        with file_lock.exclusive(
-            self.folder / _QUEUE_LOCK, timeout_s=math.inf
-        ):  # so that whatever looks unfinished is nobody's
+        # Whatever looks unfinished then is nobody's.
+        with file_lock.exclusive(self.folder / _QUEUE_LOCK, timeout_s=_LONGEST_COPY_S):
             for leftover in list(self.folder.iterdir()):
                 if leftover.name.startswith(_STAGING) or _is_spoilt(leftover):
                     self._hide(leftover)
