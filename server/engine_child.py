@@ -154,7 +154,7 @@ def _log(path: Path) -> IO[bytes]:
     """Where an engine writes; nowhere when its log cannot be made: that is no reason not to start it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("wb")
+        return path.open("ab")  # it may be emptied while the engine writes
     except OSError as error:
         events.logger().warning("engine.not_logged", path=str(path), because=repr(error))
         return open(os.devnull, "wb")

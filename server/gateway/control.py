@@ -109,6 +109,7 @@ class Watcher(threading.Thread):
         match action:
             case Keep():
                 self._journal.note(action.because + self._cache_trouble())
+                self._loader.engines.bound_logs()
                 if self._lineup.current is not None:
                     self._loader.engines.keep_spare()
             case Load():

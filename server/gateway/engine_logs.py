@@ -14,6 +14,8 @@ import psutil
 
 MAX_LOGS = 20
 MAX_FOLDERS = 10
+# A log that grows larger begins anew: a program in the engine's place may write as much as it likes.
+MAX_LOG_BYTES = 64 * 1024 * 1024
 
 
 class EngineLogs:
@@ -36,6 +38,13 @@ class EngineLogs:
             for path in old[: max(0, len(old) - MAX_LOGS + 1)]:
                 path.unlink(missing_ok=True)
         return self.folder / f"engine-{next(self._numbers)}.log"
+
+
+def bound(path: Path) -> None:
+    """Empty a log that has grown too large; whoever writes it goes on at its new end."""
+    with contextlib.suppress(OSError):
+        if path.stat().st_size > MAX_LOG_BYTES:
+            os.truncate(path, 0)
 
 
 def _drop_oldest(root: Path) -> None:

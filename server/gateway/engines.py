@@ -14,6 +14,7 @@ from registry_hooks import events
 from registry_hooks.errors import StartCancelledError
 from registry_hooks.settings import Settings
 from server.engine_child import EngineChild
+from server.gateway import engine_logs
 from server.gateway.engine_logs import EngineLogs
 from server.gateway.lineup import Checkpoint, LineUp, Slot
 from server.gateway.spare import Spare
@@ -79,6 +80,11 @@ class EngineRoom:
             if not self._closed:
                 self._spare.keep(now_s=time.monotonic())
 
+    def bound_logs(self) -> None:
+        """Empty the logs that have grown too large; to be called now and then."""
+        for path in self._logs_in_use():
+            engine_logs.bound(path)
+
     def retire(self, slot: Slot, lineup: LineUp) -> None:
         """Stop an engine that left the line-up, once its requests have ended, in the background.
 
@@ -109,5 +115,8 @@ class EngineRoom:
         return EngineChild(self._new_log(), stop_grace_s=self._settings.engine.stop_grace_s)
 
     def _new_log(self) -> Path:
+        return self._logs.new(self._logs_in_use())
+
+    def _logs_in_use(self) -> set[Path]:
         live = [one for one in (*self._started, self._spare.child) if one is not None and one.is_alive()]
-        return self._logs.new({one.log_path for one in live})
+        return {one.log_path for one in live}

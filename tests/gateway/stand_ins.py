@@ -57,7 +57,11 @@ class StandInLoader:
         self.meanwhile: Callable[[Callable[[], bool]], None] = lambda superseded: None
         self.started: list[Slot] = []
         self.retired: list[Slot] = []
-        self.engines = SimpleNamespace(keep_spare=lambda: None, retire=lambda slot, lineup: self.retired.append(slot))
+        self.engines = SimpleNamespace(
+            keep_spare=lambda: None,
+            bound_logs=lambda: None,
+            retire=lambda slot, lineup: self.retired.append(slot),
+        )
 
     def bring_up(
         self, reload: Any, superseded: Callable[[], bool], *, meanwhile: Callable[[], None] = lambda: None

@@ -6,7 +6,11 @@ import os
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
+
+from server import engine_child
 from server.engine_child import EngineChild
+from server.gateway import engine_logs
 from server.gateway.engine_logs import MAX_FOLDERS, MAX_LOGS, EngineLogs
 from server.gateway.spare import Spare
 
@@ -83,6 +87,20 @@ def test_the_log_of_a_live_engine_is_never_removed(tmp_path: Path) -> None:
 
     assert served.exists()
     assert len(list(logs.folder.iterdir())) == MAX_LOGS + 1
+
+
+def test_a_log_that_grew_too_large_begins_anew_while_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_logs, "MAX_LOG_BYTES", 1000)
+    path = tmp_path / "engine-1.log"
+    with engine_child._log(path) as log:
+        log.write(b"much\n" * 1000)
+        log.flush()
+        engine_logs.bound(path)
+        log.write(b"more\n")
+
+    assert path.read_bytes() == b"more\n"
 
 
 def test_two_gateways_of_one_name_do_not_write_over_each_others_logs(tmp_path: Path) -> None:
