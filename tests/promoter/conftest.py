@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline import cli
+from pipeline.promotion import wiring
 from pipeline.promotion.acting import Hands, Judgement
 from pipeline.promotion.reconciling import Promoter
-from registry_hooks import contract
+from registry_hooks import contract, events
 from registry_hooks.memory_promotion import MemoryPromotion
 from registry_hooks.records import ModelVersion
+from registry_hooks.settings import Settings
+from tests.promoter.scored_bench import Bench
 
 NAME = "model"
 
@@ -98,3 +105,43 @@ def settled(world: Any) -> Any:
     world.publish(score=5)
     world.promoter.reconcile()
     return world
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+@pytest.fixture
+def wired(world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Commands meet the registry in memory."""
+
+    @contextmanager
+    def connected(settings: Settings) -> Iterator[Any]:
+        yield world.registry
+
+    monkeypatch.setattr(wiring, "connected", connected)
+    monkeypatch.setattr(wiring, "_hands", lambda *_: world.hands)
+    monkeypatch.setattr(wiring, "MlflowScores", lambda _: None)
+    monkeypatch.setattr(wiring, "S3Store", lambda *_: None)
+    monkeypatch.setenv("RELAY_REGISTRY__TRACKING_URI", f"http://{tmp_path.name}")  # so that locks are this test's own
+    monkeypatch.setattr(events, "configure", lambda *_: None)  # the log's format is that of the whole process
+    monkeypatch.setenv("RELAY_REGISTRY__NAME", NAME)
+    monkeypatch.chdir(tmp_path)
+    return world
+
+
+@pytest.fixture
+def relay(
+    wired: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command; its exit code and what it printed on stdout and stderr."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["relay", *arguments])
+        capsys.readouterr()  # what was logged before
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return (int(ended.value.code or 0), *capsys.readouterr())
+
+    return run

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline import cli
 from pipeline.evaluation import test_set as test_sets
 from pipeline.promotion import judging, ledger, machine_lock, moves, scheduling, wiring
 from pipeline.promotion.ledger import Entry
 from pipeline.promotion.policy import Policy
 from pipeline.promotion.rule import Rule
-from registry_hooks import events
 from registry_hooks.settings import RegistrySettings, Settings, load
 
 NAME = "model"
@@ -44,39 +40,6 @@ def by_test_set(held_out: Path) -> Rule:
     """The rule of a promoter that has the test set."""
     digest = test_sets.load(held_out).digest
     return Rule(policy=POLICY, test_set="held-out", test_set_digest=digest, test_set_source=str(held_out))
-
-
-@pytest.fixture
-def wired(world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Commands meet the registry in memory."""
-
-    @contextmanager
-    def connected(settings: Settings) -> Iterator[Any]:
-        yield world.registry
-
-    monkeypatch.setattr(wiring, "connected", connected)
-    monkeypatch.setattr(wiring, "_hands", lambda *_: world.hands)
-    monkeypatch.setattr(wiring, "MlflowScores", lambda _: None)
-    monkeypatch.setattr(wiring, "S3Store", lambda *_: None)
-    monkeypatch.setenv("RELAY_REGISTRY__TRACKING_URI", f"http://{tmp_path.name}")  # so that locks are this test's own
-    monkeypatch.setattr(events, "configure", lambda *_: None)  # the log's format is that of the whole process
-    monkeypatch.setenv("RELAY_REGISTRY__NAME", NAME)
-    monkeypatch.chdir(tmp_path)
-    return world
-
-
-@pytest.fixture
-def relay(wired: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Relay:
-    """Runs a command; its exit code and what it printed on stdout and stderr."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["relay", *arguments])
-        capsys.readouterr()  # what was logged before
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return (int(ended.value.code or 0), *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture

@@ -2,97 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import json
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from datetime import timedelta
 from pathlib import Path
 from shutil import copytree
-from typing import Any
 
 import pytest
-from rich.console import Console
 
 from pipeline import status_command
 from pipeline.promotion.marks import Mark, read_mark
-from pipeline.status import Overview, count_pending, overview, show
+from pipeline.status import Overview, count_pending, overview
 from pipeline.watching.pending import PendingQueue
-from pipeline.what_is_wrong import what_is_wrong
 from registry_hooks import contract
-from registry_hooks.errors import DeletedExperimentError, RegistryUnavailableError, UnknownModelError
+from registry_hooks.errors import RegistryUnavailableError, UnknownModelError
 from registry_hooks.memory import MemoryRegistry
-from registry_hooks.records import RunRecord
-from registry_hooks.settings import RegistrySettings, Settings
-
-NAME = "tiny"
-NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
-SETTINGS = Settings(registry=RegistrySettings(name=NAME))
-
-
-def registry_with(*states: str) -> MemoryRegistry:
-    """A registry with a version for each state, at steps 100, 200 and so on; Production names the first.
-
-    `judged` is an admitted one that took part in a decision; `admitted` alone waits for one.
-    """
-    registry = MemoryRegistry()
-    for number, state in enumerate(states, start=1):
-        tags = {contract.TAG_STEP: str(100 * number), contract.TAG_SAVED_AT: f"2026-03-04T05:0{number}:00+00:00"}
-        if state:
-            tags[contract.TAG_STATE] = "admitted" if state == "judged" else state
-        if state == "judged":
-            tags[contract.TAG_JUDGED] = "0" * 32
-        registry.add_version(NAME, artifact_uri="s3://x/y", tags=tags)
-    registry.set_alias(NAME, "Production", 1)
-    return registry
-
-
-def event(experiment: str, run_name: str, because: str) -> RunRecord:
-    return RunRecord(
-        experiment=experiment,
-        run_name=run_name,
-        params={},
-        metrics={"seconds/fetch": 1.5, "seconds/start": 2.0, "bytes": 9.0},
-        tags={contract.TAG_BECAUSE: because},
-        started_at=NOW,
-        ended_at=NOW + timedelta(seconds=4),
-    )
-
-
-def heartbeat(url: str, **changes: Any) -> str:
-    facts = {"serving": 1, "step": 100, "url": url, "seen": (NOW - timedelta(seconds=40)).isoformat(), "because": "old"}
-    return json.dumps(facts | changes)
-
-
-def printed(view: Overview, width: int = 160) -> str:
-    output = io.StringIO()
-    show(view, Console(file=output, width=width))
-    return output.getvalue()
-
-
-@pytest.fixture
-def live_server() -> Iterator[str]:
-    """A server that serves version 1 and has been behind for 12 s."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            info = {"version": 1, "checkpoint_step": 100, "behind_s": 12.4, "reason": "version 3 is [/being] fetched"}
-            body = json.dumps(info).encode()
-            self.send_response(200)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *arguments: object) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
+from tests.status.views import NAME, NOW, SETTINGS, event, heartbeat, printed, registry_with
 
 
 def test_versions_that_nobody_judged_wait_and_the_newest_is_the_last_seen() -> None:
@@ -280,96 +206,3 @@ def test_a_deleted_alias_is_what_they_wait_for() -> None:
     registry.record_run(replace(event(contract.decisions_experiment(NAME), "manual", "removed"), params=params))
 
     assert "Production was deleted by hand" in overview(registry, SETTINGS, now=NOW).why_waiting[2]
-
-
-def beat(registry: MemoryRegistry, *, seen_s_ago: float = 10, **changes: Any) -> None:
-    facts = {
-        "who": "ada@brain",
-        "pid": 7,
-        "seen": (NOW - timedelta(seconds=seen_s_ago)).isoformat(),
-        "state": "rests",
-        "since": "2026-03-04T05:00:00+00:00",
-        "because": "nothing new",
-        "alerts": [],
-    }
-    registry.set_model_tag(NAME, contract.TAG_PROMOTER, json.dumps(facts | changes))
-
-
-@pytest.mark.parametrize(
-    ("changes", "line"),
-    [
-        ({}, "promoter: rests since 2026-03-04 05:00:00 UTC: nothing new (ada@brain, process 7)"),
-        (
-            {"state": "cannot", "because": "MLflow is away"},
-            "promoter: cannot go on since 2026-03-04 05:00:00 UTC: MLflow",
-        ),
-        ({"seen_s_ago": 480}, "promoter: SILENT for 480 s (ada@brain, process 7); the last that it wrote: nothing new"),
-        ({"seen_s_ago": 480, "state": "stopped"}, "promoter: was stopped since"),
-        ({"state": None, "since": None, "because": ""}, "promoter: lives (ada@brain, process 7)"),
-    ],
-)
-def test_whether_the_promoter_lives_and_why_it_rests_is_told(changes: dict[str, Any], line: str) -> None:
-    registry = registry_with("judged")
-    beat(registry, **changes)
-
-    assert line in printed(overview(registry, SETTINGS, now=NOW))
-
-
-def test_without_any_promoter_its_absence_is_told() -> None:
-    assert "promoter: none has written into the registry yet" in printed(overview(registry_with(""), SETTINGS, now=NOW))
-
-
-def wrong(registry: MemoryRegistry) -> list[str]:
-    return what_is_wrong(overview(registry, SETTINGS, now=NOW), max_behind_s=10, silent_after_s=30)
-
-
-def test_a_monitor_is_told_what_is_wrong_and_nothing_when_all_is_well(live_server: str) -> None:
-    registry = registry_with("judged")
-    registry.set_model_tag(NAME, contract.server_tag("b-stopped"), heartbeat("http://127.0.0.1:1", stopped=True))
-    beat(registry)
-    well = wrong(registry)
-    registry.set_model_tag(NAME, contract.server_tag("a-silent"), heartbeat("http://127.0.0.1:1"))
-    registry.set_model_tag(NAME, contract.server_tag("c-behind"), heartbeat(live_server))
-    beat(registry, seen_s_ago=480, alerts=["version 3 cannot be scored"])
-    registry.delete_alias(NAME, "Production")
-
-    assert well == []
-    assert [sentence.partition(" for ")[0] for sentence in wrong(registry)] == [
-        "the alias Production names no version",
-        "promoter: SILENT",
-        "version 3 cannot be scored",
-        "server a-silent does not answer, and wrote 40 s ago",
-        "server c-behind is behind",
-    ]
-
-
-def test_the_exit_code_of_a_check_is_three_when_something_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
-    registry = registry_with("judged")
-    codes = [status_command.print_status(registry, SETTINGS, check=check) for check in (False, True)]
-
-    assert codes == [0, 3]
-    assert "wrong: promoter: none has written" in capsys.readouterr().err
-
-
-def test_a_version_in_the_stage_of_the_aliass_name_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    registry = registry_with("", "")
-    registry.delete_alias(NAME, "Production")
-    listed = registry.newest_versions
-    monkeypatch.setattr(
-        registry, "newest_versions", lambda *a: [replace(one, stage="Production") for one in listed(*a)[:1]]
-    )
-    text = printed(overview(registry, SETTINGS, now=NOW))
-    registry.set_alias(NAME, "Production", 2)
-
-    assert "version 2 is in the stage 'Production', which is no alias" in text
-    assert overview(registry, SETTINGS, now=NOW).notes == []
-
-
-def test_a_deleted_experiment_is_part_of_the_status(monkeypatch: pytest.MonkeyPatch) -> None:
-    def deleted(experiment: str, limit: int) -> Any:
-        raise DeletedExperimentError(f"{experiment} is deleted: restore it", experiment=experiment)
-
-    registry = registry_with("judged")
-    monkeypatch.setattr(registry, "latest_runs", deleted)
-
-    assert "note: tiny/decisions is deleted: restore it" in printed(overview(registry, SETTINGS, now=NOW))
